@@ -1,0 +1,214 @@
+"The whole check of the project: run by `make test`, by `.ci/run` and by the workflow. The last line counts."
+import argparse, contextlib, hashlib, json, os, re, signal, subprocess, sys, tempfile, threading, time, tomllib
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from configparser import ConfigParser
+from importlib.metadata import distribution
+from pathlib import Path
+
+root = Path(__file__).resolve().parents[1]
+bin_dir = Path(sys.executable).parent              # not resolved: the environment's, not the interpreter's
+limit = 1800                                       # seconds that one child may take
+at_once = max(2, min(4, os.cpu_count() or 2))      # notebooks tested at a time
+running = set()                                    # child processes, ended when the check is interrupted
+stopping = threading.Event()                       # set then, so that what was ended is not called failed
+
+# What every child sees: no network, one thread each so that two notebooks do not fight over the cores, and the
+# CPU unless CUDA_VISIBLE_DEVICES names a device, so that the numbers are the same on every machine.
+env = {**os.environ, 'PATH': f"{bin_dir}{os.pathsep}{os.environ['PATH']}", 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline',
+       'OMP_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false', 'PYTHONUTF8': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1',
+       'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '')}
+
+class Failed(Exception): "A check that did not pass; the message says what to do"
+
+def sh(*cmd, cwd=root):
+    "Output of `cmd`; its end with an error, or after `limit` seconds, is `Failed` with what it wrote"
+    p = subprocess.Popen([str(c) for c in cmd], cwd=cwd, env=env, text=True, errors='replace', start_new_session=True,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    running.add(p)
+    try: out = p.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        end(p)
+        raise Failed(f"`{' '.join(map(str, cmd))}` ran past {limit} s:\n{p.communicate()[0]}") from None
+    except KeyboardInterrupt:
+        end(p)
+        raise
+    finally: running.discard(p)
+    if stopping.is_set(): raise KeyboardInterrupt
+    if p.returncode: raise Failed(f"`{' '.join(map(str, cmd))}` ended with {p.returncode}:\n{out}")
+    return out
+
+def end(p):
+    "Ends the child `p` and all that it started"
+    with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
+
+def need(ok, msg):
+    "`Failed` with `msg` unless `ok`"
+    if not ok: raise Failed(msg)
+
+# --- the tree -------------------------------------------------------------------------------------------------
+
+def files():
+    "Tracked files and new ones that git does not ignore, as they are on disk"
+    names = sh('git', 'ls-files', '-co', '--exclude-standard', '-z').split('\0')
+    return sorted({root/n for n in names if n and (root/n).is_file()})
+
+def tree():
+    "Name to content hash of every file: what `git diff` would see, uncommitted work included"
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files()}
+
+def check_export():
+    "nbdev-export runs"
+    sh('nbdev-export')
+
+def check_clean():
+    "nbdev-clean runs"
+    sh('nbdev-clean')
+
+def check_tree(before):
+    "export, tests and clean left the tree as it was"
+    after = tree()
+    changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+    need(not changed, 'changed by export, tests or clean: ' + ', '.join(changed) + '\nLook at them, then commit them (`make export` makes the same change).')
+
+# --- notebooks ------------------------------------------------------------------------------------------------
+
+def notebooks(slow):
+    "Notebooks with a cell to run, later rooms first: they train, and the longest should not begin last"
+    from nbdev.config import get_config
+    from nbdev.doclinks import nbglob
+    from nbdev.test import nb_test_cells
+    skip = get_config(root).tst_flags.split()
+    nbs = nbglob(root/'nbs', as_path=True)                      # leaves out names that begin with _ or .
+    return [nb for nb in sorted(nbs, reverse=True) if nb_test_cells(nb, skip, skip if slow else [])]
+
+def check_notebook(nb, slow):
+    "A notebook's cells run without an error"
+    sh('nbdev-test', nb.relative_to(root), '--n-workers', '0', *(['--flags', 'slow'] if slow else []))
+
+# --- the package ----------------------------------------------------------------------------------------------
+
+def settings():
+    "The metadata of settings.ini"
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(root/'settings.ini', encoding='utf-8')
+    return ini['DEFAULT']
+
+def check_metadata():
+    "pyproject.toml and __init__.py say what settings.ini says"
+    cfg, py = settings(), tomllib.loads((root/'pyproject.toml').read_text(encoding='utf-8'))['project']
+    version = re.search(r'^__version__ = "(.+)"', (root/'rm_nbdev/__init__.py').read_text(encoding='utf-8'), re.M)
+    pairs = dict(lib_name=py['name'], description=py['description'], min_python=py['requires-python'].removeprefix('>='),
+                 git_url=py['urls']['Repository'], version=version and version[1])
+    wrong = [f'{k}: settings.ini has {cfg[k]!r}, elsewhere it is {v!r}' for k,v in pairs.items() if cfg[k] != v]
+    need(not wrong, '\n'.join(wrong))
+
+def check_pins():
+    "constraints.txt pins all that settings.ini asks for, this environment has those pins, environment.yml uses them"
+    import yaml
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name as canon
+    cfg = settings()
+    lines = [l for l in (root/'constraints.txt').read_text(encoding='utf-8').splitlines() if l and not l.startswith('#')]
+    odd = [l for l in lines if not re.fullmatch(r'[\w.-]+==[\w.]+', l)]
+    need(not odd, f"constraints.txt: not of the form name==version: {odd}")
+    pins = {canon(n): v for n,v in (l.split('==') for l in lines)}
+    for r in map(Requirement, (cfg['requirements']+' '+cfg['dev_requirements']).split()):
+        pin = pins.get(canon(r.name))
+        need(pin and r.specifier.contains(pin), f"settings.ini asks for {r}, constraints.txt pins {pin}")
+        have = distribution(r.name).version.split('+')[0]
+        need(have == pin, f"{r.name}: constraints.txt pins {pin}, installed is {have}")
+    deps = yaml.safe_load((root/'environment.yml').read_text(encoding='utf-8'))['dependencies']
+    need(f"python={cfg['min_python']}" in deps, f"environment.yml: python is not {cfg['min_python']}, settings.ini's min_python")
+    need({'pip': ['-c constraints.txt', '-e .[dev]']} in deps, 'environment.yml: its pip part does not install -e .[dev] with -c constraints.txt')
+
+def check_wheel():
+    "A wheel builds without network, and its commands explain themselves from an empty folder"
+    cfg = settings()
+    with tempfile.TemporaryDirectory() as tmp:
+        src, empty, venv = Path(tmp)/'src', Path(tmp)/'empty', Path(tmp)/'venv'
+        empty.mkdir()
+        for f in files():                          # a copy: a build leaves folders behind, and would pick old ones up
+            to = src/f.relative_to(root)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(f.read_bytes())
+        pip = [sys.executable, '-m', 'pip', '-q']
+        sh(*pip, 'wheel', '--no-index', '--no-deps', '--no-build-isolation', '-w', tmp, src)
+        wheel, = Path(tmp).glob('*.whl')
+        sh(sys.executable, '-m', 'venv', '--without-pip', venv)
+        site = Path(sh(venv/'bin/python', '-c', 'import site; print(site.getsitepackages()[0])').strip())
+        sh(*pip, '--python', venv/'bin/python', 'install', '--no-index', '--no-deps', wheel)
+        (site/'rest.pth').write_text(str(distribution('torch').locate_file('')))   # what the wheel needs, without the checkout
+        for f in 'train.ipynb', '__init__.py': need((site/cfg['lib_name']/f).exists(), f"the wheel lacks {cfg['lib_name']}/{f}")
+        for line in cfg['console_scripts'].split():
+            need('usage' in sh(venv/'bin'/line.split('=')[0], '--help', cwd=empty).lower(), f"{line}: --help has no usage")
+        need(not list(empty.iterdir()), f"--help wrote files: {list(empty.iterdir())}")
+
+def check_readme():
+    "README.md is what nbs/index.ipynb gives, and the files it links to exist"
+    have = (root/'README.md').read_text(encoding='utf-8')
+    want = sh(sys.executable, '-c', "from rm_nbdev.readme import readme_text; print(end=readme_text('nbs/index.ipynb'))")
+    need(have == want, 'README.md is not what nbs/index.ipynb gives: run rm-readme')
+    dead = [t for t in re.findall(r'\]\(([^)#:\s]+)', have) if not (root/t).exists()]
+    need(not dead, f'README.md links to what is not there: {dead}')
+
+def check_parameters():
+    "nbs/train.ipynb keeps one cell tagged `parameters`: without it papermill would train with the defaults"
+    cells = json.loads((root/'nbs/train.ipynb').read_text(encoding='utf-8'))['cells']
+    n = sum('parameters' in c['metadata'].get('tags', []) for c in cells)
+    need(n == 1, f'nbs/train.ipynb has {n} cells tagged parameters, it needs one')
+
+def check_private():
+    "No file names a path of one machine or holds a token"
+    found = []
+    for f in files():
+        with contextlib.suppress(UnicodeDecodeError):
+            for m in re.finditer(r'(?<![\w.+/-])/(?:home|Users|root|tmp|work|farm)/\w+|\b(?:hf_|gh[opsu]_|sk-)\w{30,}|PRIVATE[ ]KEY-', f.read_text(encoding='utf-8')):
+                found.append(f'{f.relative_to(root)}: {m[0]}')
+    need(not found, '\n'.join(found))
+
+# --- all of it ------------------------------------------------------------------------------------------------
+
+def report(name, fn, *args):
+    "Runs one check, prints its line, and says whether it passed"
+    start, err = time.time(), None
+    try: fn(*args)
+    except Failed as e: err = str(e)
+    except Exception as e: err = f'{type(e).__name__}: {e}'
+    print(f"{'FAILED' if err else 'passed'}  {name:<24}{time.time()-start:6.1f} s", flush=True)
+    if err: print('\n'.join('    '+l for l in err.rstrip().splitlines()), flush=True)
+    return err is None
+
+def checks(only, slow):
+    "Runs what `only` names (all of it if None), in order; one truth value a check"
+    want = lambda name: only is None or only in name
+    one = lambda name, fn, *args: [report(name, fn, *args)] if want(name) else []
+    before = tree()
+    yield from one('export', check_export)
+    with ThreadPoolExecutor(at_once) as pool:
+        jobs = [pool.submit(report, nb.name, check_notebook, nb, slow) for nb in notebooks(slow) if want(nb.name)]
+        try: yield from (j.result() for j in as_completed(jobs))
+        except BaseException:
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for p in list(running): end(p)
+            raise
+    yield from one('clean', check_clean)
+    yield from one('tree unchanged', check_tree, before)
+    for fn in check_parameters, check_metadata, check_pins, check_readme, check_private, check_wheel:
+        yield from one(fn.__name__.removeprefix('check_'), fn)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--only', metavar='NAME', help='run the notebooks and checks with NAME in their name')
+    p.add_argument('--slow', action='store_true', help='run the cells flagged slow too')
+    a = p.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    results, stop = [], False
+    try: results.extend(checks(a.only, a.slow))
+    except KeyboardInterrupt: stop = True
+    if stop: print('interrupted')
+    elif not results: print(f'nothing is named {a.only}')
+    print(f'{sum(results)} passed, {results.count(False)} failed', flush=True)
+    sys.exit(130 if stop else not results or not all(results))
+
+if __name__ == '__main__': main()

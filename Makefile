@@ -1,0 +1,21 @@
+.PHONY: help demo test export clean venv
+unexport PYTHONPATH PYTHONHOME
+
+help:                 ## this list
+	@echo 'PYTHON=python3.12 make ... picks the interpreter. Targets:'
+	@sed -n 's/^\([a-z]*\):[^#]*##/  make \1\t/p' Makefile
+
+demo: venv            ## train the embedded default into runs/demo/ and say how it went
+	@.venv/bin/rm-run demo --overwrite_output_dir True
+
+test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=--slow adds the slow cells
+	@.venv/bin/python .ci/check.py $(ARGS)
+
+export: venv          ## write rm_nbdev/ and README.md from the notebooks, and clean the notebooks
+	@. .venv/bin/activate && nbdev-export && nbdev-clean && rm-readme
+
+clean:                ## remove what builds and tools left behind; .venv and runs/ stay
+	rm -rf build dist *.egg-info _proc _docs rm_nbdev/__pycache__ nbs/.ipynb_checkpoints nbs/wandb wandb
+
+venv:
+	@.ci/venv
