@@ -21,18 +21,19 @@ class UsageError(ValueError):
     "Bad input: the message names the value, its place and the remedy; commands print it and exit with 2"
 
 def command(
-    main, # The body of a command; takes `argv`
-):        # The same with the exit codes that shells and schedulers rely on
-    "Wrap a command: bad input prints one line and exits with 2, an interrupt exits with 130"
-    @functools.wraps(main)
-    def _main(argv:list[str]|None=None):
-        prog = Path(sys.argv[0]).name if argv is None else main.__module__.rpartition('.')[2]
-        try: return main(sys.argv[1:] if argv is None else argv)
-        except UsageError as e: msg,code = str(e),2
-        except KeyboardInterrupt: msg,code = 'interrupted; what was saved stays', 130
-        print(f'{prog}: {msg}', file=sys.stderr, flush=True)
-        raise SystemExit(code)
-    return _main
+    prog:str, # Name of the command, for messages
+):            # Decorator of `main(argv)`; the decorated one takes the process's words if none are given
+    "The exit codes that shells and schedulers rely on: bad input prints one line and exits with 2, an interrupt with 130"
+    def _wrap(main):
+        @functools.wraps(main)
+        def _main(argv:list[str]|None=None):
+            try: return main(sys.argv[1:] if argv is None else argv)
+            except UsageError as e: msg,code = str(e),2
+            except KeyboardInterrupt: msg,code = 'interrupted; what was saved stays', 130
+            print(f'{prog}: {msg}', file=sys.stderr, flush=True)
+            raise SystemExit(code)
+        return _main
+    return _wrap
 
 # %% ../nbs/00_config.ipynb #28dfceb8
 def opt(
@@ -367,21 +368,31 @@ EXAMPLES = """examples:
   rm-train bt --config runs/qwen-64/config.yaml --seed 2 --output_dir runs/qwen-64-s2
 """
 
+class _Formatter(RawDescriptionHelpFormatter): # One spelling of each flag, its type, its default
+    def __init__(self, prog): super().__init__(prog, max_help_position=30, width=110)
+    def _get_default_metavar_for_optional(self, a):
+        return {bool:'BOOL', int:'INT', float:'NUMBER'}.get(a.type, 'BOOL' if getattr(a.type, '__name__', '') == 'string_to_bool' else 'TEXT')
+    def _format_action_invocation(self, a):
+        args = '' if a.nargs == 0 else ' ' + self._format_args(a, self._get_default_metavar_for_optional(a))
+        return ', '.join(o for o in a.option_strings if '-' not in o[2:]) + args
+    def _get_help_string(self, a):
+        d = ' '.join(a.default) if isinstance(a.default, list) else repr(a.default) if a.default == '' else a.default
+        return a.help or '' if a.default in (SUPPRESS, None) else f'{a.help} (default: {d})'.replace('%%', '%').replace('%', '%%')
+
 def flag_parser(
     prog:str='rm-train bt',  # Name shown in help
     epilog:str=EXAMPLES,     # Text after the flags
 ):                           # An `HfArgumentParser` that raises `UsageError`
     "The parser of every setting, grouped"
     from transformers import HfArgumentParser
-    class Formatter(RawDescriptionHelpFormatter):
-        def _get_help_string(self, a): return a.help if a.default in (SUPPRESS, None) else f'{a.help} (default: {a.default})'.replace('%', '%%')
     p = HfArgumentParser([*GROUPS, transformers_settings()], prog=prog, epilog=epilog, allow_abbrev=False,
-        usage=f'{prog} [flags]', description='Train a reward model on preference pairs.', formatter_class=Formatter)
+        usage=f'{prog} [flags]', description='Train a reward model on preference pairs.', formatter_class=_Formatter)
     p.add_argument('--config', metavar='FILE', help='YAML file of settings, such as the config.yaml of a run; flags win over it')
     def _error(msg): raise UsageError(f'{msg} (see {prog} --help)')
     p.error = _error
-    debug = next(a for a in p._actions if a.dest == 'debug')     # `--debug` alone means True, as in the original
-    debug.nargs,debug.const = '?','True'
+    for a in p._actions:
+        if a.dest == 'debug': a.nargs,a.const = '?','True'           # `--debug` alone means True, as in the original
+        if a.option_strings[0].startswith('--no_'): a.help,a.default = f'the same as --{a.dest} False',None
     return p
 
 # %% ../nbs/00_config.ipynb #a6effc6b

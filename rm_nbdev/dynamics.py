@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .config import UsageError
+from .config import UsageError, command
 
 # %% ../nbs/10_dynamics.ipynb #3e578ee2
 def _plain(v):
@@ -298,10 +298,11 @@ _EXAMPLES = """examples:
   rm-plot runs/seed-1 runs/seed-2 runs/seed-3     comparison.png and .svg in the current folder
   rm-plot runs/seed-* --output figures/seeds.png  figures/seeds.png and figures/seeds.svg"""
 
+@command('rm-plot')
 def main(
-    argv:list[str]|None=None, # Arguments; those of the process if None
-):
-    "The command `rm-plot`"
+    argv:list[str], # Words of the command line
+):                  # Exit code 0; 2 for bad input
+    "`rm-plot RUN...`"
     p = argparse.ArgumentParser(prog='rm-plot', formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES,
         description='Draw loss, accuracy and margin over the steps of one run, or of several side by side, as PNG and SVG.')
     p.add_argument('runs', metavar='RUN', nargs='+', help='run directory: the folder that holds metrics.jsonl')
@@ -309,10 +310,10 @@ def main(
                    'RUN/plots for one run, the current folder for several)')
     args = p.parse_args(argv)
     runs = list({Path(r).resolve():Path(r) for r in args.runs}.values())
-    try:
-        fig,stem = training_figure(runs),_stem(runs, args.output)
-        try: print(save_figure(fig, stem)[0])
-        except OSError as e: raise UsageError(f"{stem}.png cannot be written ({e.strerror}); choose another place with --output") from None
-    except (UsageError, OSError) as e:
-        print(f'rm-plot: {e}', file=sys.stderr)
-        sys.exit(2)
+    figs,stem = [training_figure(runs)],_stem(runs, args.output)
+    stems,rewards = [stem],runs[0]/'plots'/'rewards.csv'
+    if len(runs)==1 and rewards.is_file():
+        df = pd.read_csv(rewards)
+        figs,stems = figs + [reward_histogram(df.chosen, df.rejected)],stems + [stem.with_name('rewards' if stem.name=='training' else f'{stem.name}-rewards')]
+    try: print(*(save_figure(f, s)[0] for f,s in zip(figs, stems)))
+    except OSError as e: raise UsageError(f"{stem}.png cannot be written ({e.strerror}); choose another place with --output") from None

@@ -33,6 +33,7 @@ def check_output(
     c, # `Config`
 ):
     "Raise `UsageError` if the run directory cannot be written or holds a run; leaves no trace"
+    if int(os.environ.get('RANK', 0)): return                        # one process of several looks, and before any of them writes
     run = Path(c.output_dir).expanduser()
     if run.exists() and not run.is_dir(): raise UsageError(f'--output_dir {c.output_dir}: is a file; give a folder')
     if (there := holds_run(run)) and not c.overwrite_output_dir and not c.resume_from_checkpoint:
@@ -129,7 +130,7 @@ def rows_table(
             out |= {f'dropped: {why} ({k})'.replace('_', ' '):v for k,v in n.items()} if isinstance(n, dict) else {f'dropped: {why}'.replace('_', ' '):n}
         if 'held_out' in r: out['held out for evaluation'] = r['held_out']
         sub = r.get('subsample') or {}
-        if sub.get('step_size') or sub.get('mode'): out['kept by subsampling'] = sub['kept']
+        if (sub.get('step_size') or 1) > 1: out['kept by subsampling'] = sub['kept']
         if r.get('debug'): out['kept by --debug'] = r['rows']
         out |= {f'dropped: {k}':n for k,n in t['dropped'].items()} | {'cut to max_length':t['cut'], 'pairs to use':t['kept']}
         cols[name] = out

@@ -40,7 +40,8 @@ def notebook_parameters(
     ns = dict(Optional=Optional)
     exec(parameters_text(), ns)
     shown = {k:ns.get(k, d) for k,(_,d,_) in all_settings().items() if k not in SECRETS} | dict(method=ns['method'])
-    return {k:v for k,v in c.to_dict().items() if v != shown[k] and k != 'evaluation_strategy'}
+    settled = dict(evaluation_strategy=None, greater_is_better=c.greater_is_better, split_seed=c.seed)       # what follows from the others
+    return {k:v for k,v in c.to_dict().items() if v != shown[k] and v != settled.get(k, shown[k])}
 
 # %% ../nbs/14_runs.ipynb #926bbd84
 class Follow:
@@ -109,7 +110,7 @@ RUN_EXAMPLES = """examples:
   rm-run qwen-64 bt --base_model Qwen/Qwen2.5-3B-Instruct --dataset_step_size 64 --use_log_overlay True
 """
 
-@command
+@command('rm-run')
 def main(
     argv:list[str], # Words of the command line
 ):                  # Exit code 0; 1 if the run failed; 2 for bad input

@@ -166,7 +166,9 @@ def _finish(p, t, status, began): # Pictures and outcome
     m = write_manifest(run, status=status, last_step=st.global_step, seconds=round(time.time()-began, 1), best=best, checkpoints=checkpoint_steps(run))
     rewards = pd.DataFrame(t.eval_rewards if t.eval_rewards is not None else [], columns=['chosen', 'rejected'])
     if (run/'metrics.jsonl').is_file() and len(read_metrics(run)): save_figure(training_figure(run), run/'plots'/'training')
-    if len(rewards): save_figure(reward_histogram(rewards.chosen, rewards.rejected), run/'plots'/'rewards')
+    if len(rewards):
+        write_text(run/'plots'/'rewards.csv', rewards.to_csv(index=False))
+        save_figure(reward_histogram(rewards.chosen, rewards.rejected), run/'plots'/'rewards')
     return Run(run, t.model, p.tokenizer, rewards, m)
 
 def _say(*lines):
@@ -179,6 +181,8 @@ def train(
 )->Run:       # The run, its files in `c.output_dir`
     "Train a reward model and write its run directory"
     began = time.time()
+    hf_logging.set_verbosity_error()                                 # its reports on loading and on its own future are not about this run
+    if in_notebook(): hf_logging.disable_progress_bar()
     p = prepare(c)
     if c.freeze_pretrained and not c.use_lora: how = 'a head on the frozen base'
     else: how = f'LoRA of rank {c.lora_r}' if c.use_lora else 'all weights'
@@ -211,7 +215,7 @@ def _method(argv, prog='rm-train'): # The method and the rest of the words
     if argv[0] not in METHODS: raise UsageError(f'{argv[0]!r}: not a method; there is {", ".join(METHODS)} (see {prog} --help)')
     return argv[0], argv[1:]
 
-@command
+@command('rm-train')
 def main(
     argv:list[str], # Words of the command line
 ):                  # Exit code 0; 1 if training failed; 2 for bad input
@@ -219,7 +223,6 @@ def main(
     if argv[:1] in (['-h'], ['--help']): return print(USAGE + '\n' + flag_parser().format_help())
     method,rest = _method(argv)
     c = Config(method, **parse_flags(rest, f'rm-train {method}'))
-    hf_logging.set_verbosity_error()
     try: print(train(c).summary())
     except TrainingDiverged as e:
         print(f'rm-train: {e}', file=sys.stderr)

@@ -16,7 +16,7 @@ from .losses import get_loss, pair_metrics
 from .models import RewardModel, has_bf16, seeded
 from .batching import PairCollator, pair_rewards
 from .schedule import LogOverlayCallback, steps_to_drop
-from .checkpoints import checkpoint_steps, load_weights, save_weights, written_aside
+from .checkpoints import checkpoint_steps, load_weights, save_weights
 from .dynamics import MetricsLog
 
 # %% ../nbs/12_trainer.ipynb #a74d27a1
@@ -192,6 +192,7 @@ def _save_checkpoint(self:PairTrainer, model, trial):
 @patch
 def _save(self:PairTrainer, output_dir=None, state_dict=None):
     "The loadable files of a checkpoint"
+    if not self.args.should_save: return
     folder = Path(output_dir or self.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(self.accelerator.unwrap_model(self.model), folder, self.c.base_model, self.tokenizer)
@@ -210,7 +211,8 @@ def _load_from_checkpoint(self:PairTrainer, resume_from_checkpoint, model=None):
 class RunLog(TrainerCallback):
     "Step 0, and a line in `metrics.jsonl` for every event"
     def __init__(self, trainer:PairTrainer):
-        self.trainer,self.file = trainer,MetricsLog(Path(trainer.args.output_dir)/'metrics.jsonl')
+        self.trainer = trainer
+        if trainer.is_world_process_zero(): self.file = MetricsLog(Path(trainer.args.output_dir)/'metrics.jsonl')
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step: return
