@@ -201,7 +201,8 @@ def held_out_rows(
 )->list:             # Row numbers in ascending order, ⌈n·fraction⌉ of them, at least 1
     "Rows for evaluation, chosen by hash"
     k = max(1, math.ceil(n*Fraction(str(fraction))))
-    if k>=n: raise UsageError(f"holding out {k} of {n} pairs leaves none for training. Lower --eval_fraction (now {fraction}) or give more data")
+    if k>=n: raise UsageError(f"holding out {k} of {n} pairs leaves none for training. " +
+        ("One pair cannot be both: give more data, or a split called val" if n < 2 else f"Lower --eval_fraction (now {fraction}) or give more data"))
     return sorted(sorted(range(n), key=lambda i: hashlib.blake2b(f'{seed}:{i}'.encode(), digest_size=16).digest())[:k])
 
 # %% ../nbs/03_data.ipynb #04785a8f

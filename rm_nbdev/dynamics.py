@@ -310,6 +310,7 @@ def main(
                    'RUN/plots for one run, the current folder for several)')
     args = p.parse_args(argv)
     runs = list({Path(r).resolve():Path(r) for r in args.runs}.values())
+    if empty := [str(r) for r in runs if not len(read_metrics(r))]: raise UsageError(f'{", ".join(empty)}: metrics.jsonl holds no event yet')
     figs,stem = [training_figure(runs)],_stem(runs, args.output)
     stems,rewards = [stem],runs[0]/'plots'/'rewards.csv'
     if len(runs)==1 and rewards.is_file():

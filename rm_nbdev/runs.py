@@ -7,7 +7,7 @@ __all__ = ['RUN_EXAMPLES', 'notebook_config', 'train_notebook', 'notebook_parame
            'main']
 
 # %% ../nbs/14_runs.ipynb #21589bee
-import json, logging, sys, threading, warnings
+import json, logging, re, sys, threading, warnings
 from typing import Optional
 from pathlib import Path
 from .config import METHODS, Config, UsageError, all_settings, changed, command, flag_parser, own_settings, parameters_text, parse_flags, SECRETS
@@ -94,13 +94,14 @@ def run_config(
     "What `rm-run NAME [METHOD] [flags]` asks for"
     if not argv or argv[0].startswith('-'): raise UsageError('a name for the run comes first: rm-run NAME [bt] [flags] (see rm-run --help)')
     name,rest = argv[0],argv[1:]
-    if Path(name).name != name or name in ('.', '..'): raise UsageError(f'{name}: not a name; it becomes a folder in runs/, so leave slashes out')
+    if not re.fullmatch(r'\w[\w.+-]{0,99}', name): raise UsageError(f'{name!r}: not a name for a run; it becomes a folder, so use letters, digits and _ . + - (at most 100)')
     method,rest = (rest[0],rest[1:]) if rest and not rest[0].startswith('-') else ('bt',rest)
     if method not in METHODS: raise UsageError(f'{method!r}: not a method; there is {", ".join(METHODS)}')
     given = parse_flags(rest, f'rm-run {name} {method}')
-    if '--output_dir' in rest: raise UsageError(f'--output_dir: rm-run writes to runs/{name}; leave the flag out, or use --log_dir FOLDER for another place than runs')
+    flags = {o.split('=')[0].replace('-', '_') for o in rest if o.startswith('--')}
+    if '__output_dir' in flags: raise UsageError(f'--output_dir: rm-run writes to runs/{name}; leave the flag out, or use --log_dir FOLDER for another place than runs')
     if not {'base_model', 'dataset'} & set(given): given['base_model'] = 'miniature'
-    folder = given['log_dir'] if '--log_dir' in rest else 'runs'
+    folder = given['log_dir'] if '__log_dir' in flags else 'runs'
     return Config(method, **given | dict(output_dir=str(Path(folder)/name)))
 
 # %% ../nbs/14_runs.ipynb #df5f75ed
@@ -115,10 +116,9 @@ def main(
     argv:list[str], # Words of the command line
 ):                  # Exit code 0; 1 if the run failed; 2 for bad input
     "`rm-run NAME [METHOD] [flags]`: a training as an executed notebook"
-    if not argv or argv[0] in ('-h', '--help') or {'-h', '--help'} & set(argv[1:]): 
-        print(flag_parser('rm-run NAME [bt]', RUN_EXAMPLES).format_help())
-        raise SystemExit(0 if argv else 2)
+    if {'-h', '--help'} & set(argv): return print(flag_parser('rm-run NAME [bt]', RUN_EXAMPLES).format_help())
     c = run_config(argv)
+    check_output(c)
     if (Path(c.output_dir)/'train.ipynb').exists() and not (c.overwrite_output_dir or c.resume_from_checkpoint):
         raise UsageError(f'{c.output_dir}: holds a run already; choose another name, or --overwrite_output_dir True to replace it')
     print(f'checking settings and data for {c.output_dir}', flush=True)

@@ -55,7 +55,7 @@ def _parse_line(raw:bytes)->'dict|BadRow':
     "One line of a JSONL file"
     try: value = json.loads(raw.decode())
     except UnicodeDecodeError as e: return BadRow('not_utf8', f"byte {e.start+1} of the line is not UTF-8")
-    except (ValueError, RecursionError) as e: return BadRow('not_json', f"the line is not valid JSON ({e}); is the file truncated?")
+    except (ValueError, RecursionError) as e: return BadRow('not_json', f"the line is not valid JSON ({e}), as in a file cut short")
     return value if isinstance(value, dict) else BadRow('not_an_object', f"expected a JSON object, found {type(value).__name__}")
 
 def read_json_lines(
@@ -88,7 +88,7 @@ def read_json_array(
                 cut = 'Unterminated' in str(e) or getattr(e, 'pos', 0) > len(buf.rstrip())-16
                 if cut and (more := f.read(max(block, len(buf)))): buf,at = buf[at:]+more,0
                 else:
-                    yield Row(number, None, BadRow('not_json', f"not valid JSON ({e}); is the file truncated?"))
+                    yield Row(number, None, BadRow('not_json', f"not valid JSON ({e}), as in a file cut short"))
                     return
                 continue
             yield Row(number, None, value if isinstance(value, dict) else
