@@ -218,7 +218,8 @@ def cast(
         if v in choices: return v
         raise UsageError(f"--{name} {v}: not one of {', '.join(map(str, choices))}")
     if typing.get_origin(kind) is list and isinstance(v, (str, list, tuple)):
-        return [w for o in ([v] if isinstance(v, str) else v) for w in str(o).replace(',', ' ').split()]
+        if names := [w for o in ([v] if isinstance(v, str) else v) for w in str(o).replace(',', ' ').split()]: return names
+        raise UsageError(f'--{name} {v!r}: holds no name')
     if len([o for o in opts if o is not type(None)]) > 1 or kind not in (*_casts, list[str]): return _plain(v)
     try: return _casts[kind](v)
     except (ValueError, TypeError, OverflowError, KeyError): raise UsageError(f'--{name} {v!r}: not {_name(kind)}') from None
@@ -236,7 +237,7 @@ RULES = dict(
     max_steps=('-1 (train by epochs) or a number of steps over 0', lambda v: v == -1 or v > 0),
     num_train_epochs=('over 0', lambda v: 0 < v < math.inf), learning_rate=('over 0', lambda v: 0 < v < math.inf),
     weight_ratio=('0 or more', lambda v: 0 <= v < math.inf), lora_dropout=('from 0 to under 1', lambda v: 0 <= v < 1),
-    warmup_ratio=('from 0 to 1', lambda v: 0 <= v <= 1), max_grad_norm=('0 (no limit) or more', lambda v: 0 <= v < math.inf),
+    warmup_ratio=('from 0 to under 1', lambda v: 0 <= v < 1), max_grad_norm=('0 (no limit) or more', lambda v: 0 <= v < math.inf),
     eval_fraction=('between 0 and 1', lambda v: 0 < v < 1), dataset_mode=("'40k', '400k' or nothing", lambda v: v in ('', '40k', '400k')),
     weight_decay=('0 or more', lambda v: 0 <= v < math.inf), warmup_steps=('0 or more', lambda v: 0 <= v < math.inf),
     eval_accumulation_steps=_count, dataloader_num_workers=('0 or more', lambda v: v >= 0),
@@ -273,7 +274,7 @@ def contradictions(
     if {'bf16', 'fp16'} <= given and v['bf16'] and v['fp16']: out.append('--bf16 and --fp16 are both True: choose one')
     if {'use_lora', 'freeze_pretrained'} <= given and v['use_lora'] and v['freeze_pretrained']:
         out.append('--use_lora True trains adapters, --freeze_pretrained True trains only a head: choose one')
-    if {'warmup_ratio', 'warmup_steps'} <= given: out.append('--warmup_ratio and --warmup_steps both set the warm-up: give one')
+    if {'warmup_ratio', 'warmup_steps'} <= given and v['warmup_ratio'] and v['warmup_steps']: out.append('--warmup_ratio and --warmup_steps both set the warm-up: give one')
     if not v['save_safetensors']: out.append('--save_safetensors False: weights are written as safetensors only; leave the flag out')
     if v['greater_is_better'] not in (None, _higher_is_better(v['metric_for_best_model'])):
         out.append(f"--greater_is_better {v['greater_is_better']} would choose the worst {v['metric_for_best_model']}: leave the flag out")
@@ -336,6 +337,7 @@ def _resolved(
     v['evaluation_strategy'] = None
     v['debug'] = {'true':'True', 'false':'False', '':'False'}.get(str(v['debug']).lower(), str(v['debug']))
     if v['fp16']: v['bf16'] = False
+    if 'warmup_steps' in given: v['warmup_ratio'] = 0.                 # also 0 steps, which is no warm-up
     if v['freeze_pretrained']: v['use_lora'] = False
     if not v['metric_for_best_model'].startswith('eval_'): v['metric_for_best_model'] = 'eval_' + v['metric_for_best_model']
     v['greater_is_better'] = _higher_is_better(v['metric_for_best_model'])
@@ -395,13 +397,18 @@ EXAMPLES = """examples:
 class _Formatter(RawDescriptionHelpFormatter): # One spelling of each flag, its type, its default
     def __init__(self, prog): super().__init__(prog, max_help_position=30, width=110)
     def _get_default_metavar_for_optional(self, a):
-        return {bool:'BOOL', int:'INT', float:'NUMBER'}.get(a.type, 'BOOL' if getattr(a.type, '__name__', '') == 'string_to_bool' else 'TEXT')
+        return dict(string_to_bool='BOOL', int='INT', float='NUMBER').get(getattr(a.type, '__name__', ''), 'TEXT')
     def _format_action_invocation(self, a):
         args = '' if a.nargs == 0 else ' ' + self._format_args(a, self._get_default_metavar_for_optional(a))
         return ', '.join(o for o in a.option_strings if '-' not in o[2:]) + args
     def _get_help_string(self, a):
         d = ' '.join(a.default) if isinstance(a.default, list) else repr(a.default) if a.default == '' else a.default
         return a.help or '' if a.default in (SUPPRESS, None) else f'{a.help} (default: {d})'.replace('%%', '%').replace('%', '%%')
+
+def _or_none(t): # `--save_total_limit None` says no limit
+    def _parse(s): return None if s in ('None', 'none') else t(s)
+    _parse.__name__ = t.__name__
+    return _parse
 
 def flag_parser(
     prog:str='rm-train bt',  # Name shown in help
@@ -414,7 +421,9 @@ def flag_parser(
     p.add_argument('--config', metavar='FILE', help='YAML file of settings, such as the config.yaml of a run; flags win over it')
     def _error(msg): raise UsageError(f'{msg} (see {prog} --help)')
     p.error = _error
+    optional = {k for k,(t,_,_) in all_settings().items() if type(None) in _options(t)}
     for a in p._actions:
+        if a.dest in optional and a.type in (int, float): a.type = _or_none(a.type)
         if a.dest == 'debug': a.nargs,a.const = '?','True'           # `--debug` alone means True, as in the original
         if a.option_strings[0].startswith('--no_'): a.help,a.default = f'the same as --{a.dest} False',None
     return p
@@ -431,7 +440,9 @@ def parse_flags(
     ns,rest = p.parse_known_args(argv)
     if rest: raise UsageError(f'{rest[0]}: not a flag of {prog}{_nearest(rest[0].lstrip("-").split("=")[0], all_settings())}')
     given = vars(ns)
-    if token := given.pop('hub_token', None): os.environ['HF_TOKEN'] = token        # used, never kept
+    if token := given.pop('hub_token', None):                                          # used, never kept; trackers record the command line
+        os.environ['HF_TOKEN'] = token
+        sys.argv[:] = [o.replace(token, '***') for o in sys.argv]
     file = given.pop('config', None)
     if not file: return given
     d = load_config(file).to_dict()

@@ -98,10 +98,13 @@ def load_classifier(
             if attn_implementation != 'sdpa' or 'scaled_dot_product_attention' not in str(e): raise
             print(f'{base_model}: no sdpa attention for this architecture; using eager')
             model,info = AutoModelForSequenceClassification.from_pretrained(base_model, attn_implementation='eager', **kw)
-    except Exception as e: raise UsageError(f'--base_model {base_model}: cannot be loaded ({_first_line(e)})') from e
+    except Exception as e:
+        why = 'its weights have other shapes than its config says' if 'ignore_mismatched_sizes' in str(e) else _first_line(e)
+        raise UsageError(f'--base_model {base_model}: cannot be loaded ({why})') from e
     lost = sorted(k for k in info['missing_keys'] if not k.startswith('score.'))
     if lost: raise UsageError(f'--base_model {base_model}: its files lack {len(lost)} weights, among them {", ".join(lost[:3])}')
     model.score.float()
+    model.get_input_embeddings().padding_idx = None    # the base's own pad row may be eos here, and would get no gradient
     if any(k.startswith('score.') for k in info['missing_keys']):
         with seeded(seed): nn.init.normal_(model.score.weight, std=getattr(model.config.get_text_config(), 'initializer_range', .02))
     return model

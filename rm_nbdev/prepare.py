@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OURS', 'METRICS', 'holds_run', 'check_output', 'clear_run', 'arithmetic', 'training_arguments', 'check_arguments',
-           'check_settings', 'check_fit', 'Prepared', 'resolved', 'prepare', 'rows_table']
+           'check_model', 'check_settings', 'check_fit', 'Prepared', 'resolved', 'prepare', 'rows_table']
 
 # %% ../nbs/11_prepare.ipynb #60276dcf
 import contextlib, copy, os, shutil, sys
@@ -76,7 +76,8 @@ def arithmetic(
     return dict(bf16=c.bf16, fp16=c.fp16), ''
 
 _OURS = dict(load_best_model_at_end=False, save_total_limit=None, remove_unused_columns=False, gradient_checkpointing=None, activation_checkpointing=None,
-             logging_nan_inf_filter=False, eval_on_start=False, batch_eval_metrics=False, prediction_loss_only=False)
+             logging_nan_inf_filter=False, eval_on_start=False, batch_eval_metrics=False, prediction_loss_only=False,
+             eval_do_concat_batches=True)
 
 def training_arguments(
     c,                    # `Config`
@@ -87,10 +88,14 @@ def training_arguments(
            'metric_for_best_model greater_is_better push_to_hub hub_model_id hub_private_repo hub_strategy').split()
     kw = {k:getattr(c, k) for k in own} | {k:v for k,v in c.to_dict().items() if k in transformers_settings().__dataclass_fields__}
     kw |= dict(optim='adamw_torch_fused' if c.optim in ('adamw', 'adamw_hf') else c.optim, warmup_steps=c.warmup_steps or c.warmup_ratio,
-               report_to=[o for o in c.report_to.replace(',', ' ').split() if o != 'none'], run_name=c.wandb_name,
+               report_to=[o for o in c.report_to.replace(',', ' ').split() if o != 'none'], run_name=c.run_name or c.wandb_name,
                debug=c.debug if c.debug not in ('True', 'False') else '', disable_tqdm=bool(c.disable_tqdm))
+    world = int(os.environ.get('WORLD_SIZE', 1))
+    if world > 1 and not torch.cuda.is_available(): kw['use_cpu'] = True               # without it accelerate would start as many single processes
     try: args = TrainingArguments(**kw | arithmetic(c)[0] | _OURS)
     except (ValueError, TypeError, KeyError, ImportError, OSError) as e: raise UsageError(f'transformers refuses a setting: {e}') from e
+    if args.world_size != world: raise UsageError(f'{world} processes were started, but transformers sees {args.world_size}; launch with torchrun, one process a device')
+    if args.fsdp and world == 1: raise UsageError(f'--fsdp {c.fsdp}: needs several processes; launch with torchrun')
     args.load_best_model_at_end = c.load_best_model_at_end    # set afterwards: transformers would insist on equal save and eval steps
     return args
 
@@ -103,8 +108,12 @@ def check_arguments(
         try: return f()
         except Exception as e: raise UsageError(f'{flag}: {e}') from e
     optim = getattr(args.optim, 'value', args.optim)
-    if not optim.startswith(('galore', 'apollo', 'lomo', 'adalomo')):                   # those want the model itself
-        _try(f'--optim {optim}' + (f' --optim_args {args.optim_args}' if args.optim_args else ''), lambda: Trainer.get_optimizer_cls_and_kwargs(args))
+    def _optimizer():
+        try: Trainer.get_optimizer_cls_and_kwargs(args)
+        except ImportError: raise
+        except Exception:
+            if not optim.startswith(('galore', 'apollo', 'lomo', 'adalomo')): raise     # those want the model itself
+    _try(f'--optim {optim}' + (f' --optim_args {args.optim_args}' if args.optim_args else ''), _optimizer)
     schedule = getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)
     sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
     _try(f'--lr_scheduler_type {schedule} --lr_scheduler_kwargs {args.lr_scheduler_kwargs}',
@@ -122,7 +131,18 @@ def _check_resume(c):
     r = c.resume_from_checkpoint
     if r in (None, 'False'): return
     if r == 'True' and not (Path(c.output_dir).is_dir() and get_last_checkpoint(c.output_dir)): raise UsageError(f'--resume_from_checkpoint True: {c.output_dir} holds no checkpoint; leave the flag out')
+    folder = Path(get_last_checkpoint(c.output_dir) if r == 'True' else r)
+    if folder.is_dir() and not (folder/'optimizer.pt').is_file(): raise UsageError(f'--resume_from_checkpoint {r}: {folder} has no optimizer state (saved with --save_only_model)')
     if r != 'True' and not (Path(r)/'trainer_state.json').is_file(): raise UsageError(f'--resume_from_checkpoint {r}: is not a checkpoint folder with a trainer_state.json')
+
+def check_model(
+    c,  # `Config`
+):      # The base's config
+    "What can be known of the base without loading it"
+    cfg = check_base(c.base_model, c.attn_implementation, c.trust_remote_code)
+    if Path(c.base_model).expanduser().is_dir(): check_files(c.base_model)
+    check_architecture(c.base_model, cfg, c.lora_target_modules if c.use_lora else (), c.trust_remote_code)
+    return cfg
 
 def check_settings(
     c, # `Config`
@@ -137,10 +157,7 @@ def check_settings(
     check_output(c)
     _check_resume(c)
     check_arguments(training_arguments(c))
-    if c.base_model != 'miniature':
-        cfg = check_base(c.base_model, c.attn_implementation, c.trust_remote_code)
-        if Path(c.base_model).expanduser().is_dir(): check_files(c.base_model)
-        check_architecture(c.base_model, cfg, c.lora_target_modules if c.use_lora else (), c.trust_remote_code)
+    if c.base_model != 'miniature': check_model(c)
     if c.dataset != 'miniature': check_source(c.dataset)
 
 # %% ../nbs/11_prepare.ipynb #c3a329a1
@@ -196,7 +213,7 @@ def prepare(
 
 def _prepare(c):
     if not sys.stderr.isatty() and not int(os.environ.get('RANK', 0)): print(f'reading and tokenizing {c.dataset}', flush=True)
-    cfg = check_base(c.base_model, c.attn_implementation, c.trust_remote_code)
+    cfg = check_model(c)
     vocab = cfg.get_text_config().vocab_size
     tok = load_tokenizer(c.base_model, c.chat_template, c.trust_remote_code)
     pairs = load_pairs(c.dataset, c.dataset_mode, c.dataset_step_size, c.debug == 'True', c.split_seed, c.eval_fraction, c.eval_split, c.skip_bad_rows)

@@ -7,10 +7,10 @@ __all__ = ['RUN_EXAMPLES', 'notebook_config', 'train_notebook', 'notebook_parame
            'main']
 
 # %% ../nbs/14_runs.ipynb #21589bee
-import json, logging, re, sys, threading, warnings
+import json, logging, nbformat, re, sys, threading, warnings
 from typing import Optional
 from pathlib import Path
-from .config import METHODS, Config, UsageError, all_settings, changed, command, flag_parser, own_settings, parameters_text, parse_flags, SECRETS
+from .config import METHODS, Config, UsageError, all_settings, changed, command, flag_parser, own_settings, parameters_text, parse_flags, write_text, SECRETS
 from .prepare import check_output, prepare
 from .train import event_line, summary_line
 
@@ -85,7 +85,13 @@ def execute_run(
         warnings.simplefilter('ignore')
         papermill.execute_notebook(str(train_notebook()), str(run/'train.ipynb'), notebook_parameters(c), kernel_name='python3', progress_bar=False, autosave_cell_every=30,
             extra_arguments=['--IPKernelApp.log_level=40'])        # the kernel's advice about encryption is not the user's concern here
+    _tidy(run/'train.ipynb')
     return run/'train.ipynb'
+
+def _tidy(path): # papermill notes where the notebook lay on this machine; no reader needs it
+    nb = nbformat.read(path, 4)
+    for k in ('input_path', 'output_path'): nb.metadata.get('papermill', {}).pop(k, None)
+    write_text(path, nbformat.writes(nb))
 
 # %% ../nbs/14_runs.ipynb #8886cacb
 def run_config(

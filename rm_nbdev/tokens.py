@@ -27,6 +27,7 @@ def load_tokenizer(
     if chat_template:
         try: tok.chat_template = Path(chat_template).read_text(encoding='utf-8')
         except (OSError, UnicodeDecodeError) as e: raise UsageError(f'--chat_template {chat_template}: cannot be read ({e})') from None
+        if not tok.chat_template.strip(): raise UsageError(f'--chat_template {chat_template}: is empty')
     if not tok.chat_template:
         raise UsageError(f'--base_model {base_model}: its tokenizer has no chat template; give one with --chat_template FILE (Jinja)')
     check_template(tok, f'--chat_template {chat_template}' if chat_template else f'--base_model {base_model}: its chat template')

@@ -118,7 +118,7 @@ def write_manifest(
     return m
 
 # %% ../nbs/13_train.ipynb #8ad91f82
-@dataclass
+@dataclass(repr=False)
 class Run:
     "What `train` made"
     dir:Path              # Run directory
@@ -128,7 +128,8 @@ class Run:
     manifest:dict         # As in manifest.json
 
     def summary(self)->str: return summary_line(self.dir)
-    def _repr_markdown_(self): return f'`{self.summary()}`'
+    def __repr__(self): return self.summary() if self.manifest else f'Run({self.dir})'
+    def _repr_markdown_(self): return f'`{self!r}`'
 
 def summary_line(
     run,      # Run directory
@@ -205,7 +206,9 @@ def train(
             try: _finish(p, t, status, began)
             except Exception as x: _say(f'the outcome could not be written: {x}')      # must not hide what went wrong first
         raise
-    return _finish(p, t, 'done', began) if main else Run(Path(p.c.output_dir), t.model, p.tokenizer, pd.DataFrame(), {})
+    r = _finish(p, t, 'done', began) if main else None
+    t.accelerator.wait_for_everyone()
+    return r or Run(Path(p.c.output_dir), t.model, p.tokenizer, pd.DataFrame(), {})            # of the other processes
 
 # %% ../nbs/13_train.ipynb #b59eafb9
 USAGE = """usage: rm-train METHOD [flags]
@@ -232,7 +235,10 @@ def main(
     method,rest = _method(argv)
     c = Config(method, **parse_flags(rest, f'rm-train {method}'))
     if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, _terminate)     # what a batch system sends at its limit
-    try: print(train(c).summary())
+    try: _say(repr(train(c)))
     except TrainingDiverged as e:
         print(f'rm-train: {e}', file=sys.stderr)
         raise SystemExit(1)
+
+# %% ../nbs/13_train.ipynb #76a90682
+if __name__ == '__main__': main()
