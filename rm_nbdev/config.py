@@ -165,7 +165,7 @@ def transformers_settings(
     "The settings that `transformers.TrainingArguments` adds"
     from transformers import TrainingArguments
     hints,own = typing.get_type_hints(TrainingArguments),own_settings()
-    fs = [(f.name, hints[f.name], field(default=f.default, default_factory=f.default_factory, metadata=f.metadata))
+    fs = [(f.name, str if {*typing.get_args(hints[f.name])} == {str, bool} else hints[f.name], field(default=f.default, default_factory=f.default_factory, metadata=f.metadata))
           for f in fields(TrainingArguments) if f.init and f.name not in own]
     return make_dataclass('TransformersSettings', fs, namespace=dict(_argument_group_name='transformers.TrainingArguments'))
 

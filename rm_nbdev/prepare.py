@@ -189,7 +189,7 @@ def resolved(
 )->Config:   # The same, 'miniature' replaced by folders, local folders by absolute paths
     "Settings with the names of things turned into places"
     c = copy.copy(c)
-    if c.base_model == 'miniature': c.base_model = str(make_base())
+    if c.base_model == 'miniature': c.base_model = str(make_base().resolve())
     elif Path(c.base_model).expanduser().is_dir(): c.base_model = str(Path(c.base_model).expanduser().resolve())
     if c.dataset == 'miniature': c.dataset = str(make_pairs())
     c.output_dir = str(Path(c.output_dir).expanduser())
@@ -209,10 +209,10 @@ def prepare(
 )->Prepared:    # Tokenized pairs, tokenizer and report
     "Check everything, then read and tokenize the data; no model is loaded"
     check_settings(c)
+    if not sys.stderr.isatty() and not int(os.environ.get('RANK', 0)): print(f'reading and tokenizing {c.dataset}', flush=True)
     with _bars(): return _prepare(resolved(c))
 
 def _prepare(c):
-    if not sys.stderr.isatty() and not int(os.environ.get('RANK', 0)): print(f'reading and tokenizing {c.dataset}', flush=True)
     cfg = check_model(c)
     vocab = cfg.get_text_config().vocab_size
     tok = load_tokenizer(c.base_model, c.chat_template, c.trust_remote_code)
