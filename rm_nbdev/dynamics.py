@@ -18,7 +18,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .config import UsageError, command
+from .config import UsageError
+from .flags import command
 
 # %% ../nbs/10_dynamics.ipynb #3e578ee2
 def _plain(v):

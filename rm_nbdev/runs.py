@@ -10,7 +10,8 @@ __all__ = ['RUN_EXAMPLES', 'notebook_config', 'train_notebook', 'notebook_parame
 import json, logging, nbformat, re, sys, threading, warnings
 from typing import Optional
 from pathlib import Path
-from .config import METHODS, Config, UsageError, all_settings, changed, command, flag_parser, own_settings, parameters_text, parse_flags, write_text, SECRETS
+from .config import METHODS, SECRETS, Config, UsageError, all_settings, changed, own_settings, write_text
+from .flags import command, flag_parser, parameters_text, parse_flags
 from .prepare import check_output, prepare
 from .train import event_line, summary_line
 

@@ -16,7 +16,8 @@ from urllib.parse import urlparse
 import pandas as pd, torch
 from transformers import ProgressCallback, PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
-from .config import METHODS, Config, UsageError, command, flag_parser, parse_flags, save_config, write_text
+from .config import METHODS, Config, UsageError, save_config, write_text
+from .flags import command, flag_parser, parse_flags
 from .dynamics import LiveFigure, in_notebook, read_metrics, reward_histogram, save_figure, training_figure
 from .models import make_model
 from .prepare import Prepared, arithmetic, clear_run, prepare, rows_table

@@ -10,6 +10,7 @@ import json, math, os, shutil, time
 from pathlib import Path
 import numpy as np, torch
 from accelerate.utils import gather_object
+from fastcore.basics import patch
 from transformers import Trainer, TrainerCallback
 from .config import UsageError, write_text
 from .losses import get_loss, pair_metrics
@@ -53,23 +54,24 @@ class PairTrainer(Trainer):
         self.model_accepts_loss_kwargs,self.loss_is_scaled_for_ga = False,True       # `compute_loss` weights by pairs itself
         self.add_callback(RunLog(self))                                              # last, so that it sees what the others asked for
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        "The micro-batches of one step, and the number of pairs in all of them on all devices"
-        batches,_ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        n = torch.tensor(sum(len(b['margin']) for b in batches), device=device)
-        return batches, self.accelerator.gather(n).sum().item()
+# %% ../nbs/12_trainer.ipynb #7b8bedf2
+@patch
+def get_batch_samples(self:PairTrainer, epoch_iterator, num_batches, device):
+    "The micro-batches of one step, and the number of pairs in all of them on all devices"
+    batches,_ = Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
+    n = torch.tensor(sum(len(b['margin']) for b in batches), device=device)
+    return batches, self.accelerator.gather(n).sum().item()
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        "Mean loss over the micro-batch, weighted by its share of the step's pairs"
-        c,r = pair_rewards(model, inputs)
-        loss = self.loss_fn(c, r, margin=inputs['margin'], weight_ratio=self.c.weight_ratio)
-        self._seen.append(torch.stack([c, r], 1).detach())
-        share = len(c)*self.accelerator.num_processes/num_items_in_batch if num_items_in_batch else 1
-        return (loss*share, (c, r)) if return_outputs else loss*share
+@patch
+def compute_loss(self:PairTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
+    "Mean loss over the micro-batch, weighted by its share of the step's pairs"
+    c,r = pair_rewards(model, inputs)
+    loss = self.loss_fn(c, r, margin=inputs['margin'], weight_ratio=self.c.weight_ratio)
+    self._seen.append(torch.stack([c, r], 1).detach())
+    share = len(c)*self.accelerator.num_processes/num_items_in_batch if num_items_in_batch else 1
+    return (loss*share, (c, r)) if return_outputs else loss*share
 
 # %% ../nbs/12_trainer.ipynb #4de3dba1
-from fastcore.basics import patch
-
 @patch
 def training_step(self:PairTrainer, model, inputs, num_items_in_batch=None):
     "A micro-batch, stopped if its loss is not a number"
