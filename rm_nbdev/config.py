@@ -99,6 +99,7 @@ class ScheduleSettings:
     save_safetensors: bool = opt(True, 'Weights are always written as safetensors; False is refused')
     load_best_model_at_end: bool = opt(True, 'Go back to the best saved step after training')
     metric_for_best_model: str = opt('eval_loss', 'Evaluation metric that decides which saved step is best')
+    resume_from_checkpoint: str|None = opt(None, 'Go on from a checkpoint: True takes the last one in the run directory, or give a folder')
     greater_is_better: bool|None = opt(None, "Whether more of it is better; without it read off the metric's name")
 
 # %% ../nbs/00_config.ipynb #289801c3
@@ -233,7 +234,7 @@ MINIATURE = dict(
     dataset='miniature', max_length=64, lora_r=8, lora_alpha=16,
     lora_target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
     per_device_train_batch_size=32, per_device_eval_batch_size=100, gradient_accumulation_steps=1, learning_rate=3e-3,
-    num_train_epochs=1., gradient_checkpointing=False, use_log_overlay=True, save_strategy='steps', eval_steps=8, save_steps=16,
+    num_train_epochs=1., gradient_checkpointing=False, seed=0, use_log_overlay=True, save_strategy='steps', eval_steps=8, save_steps=16,
     logging_steps=4, log_dir='runs')
 
 # %% ../nbs/00_config.ipynb #ac68c877

@@ -172,7 +172,7 @@ def pretrain(
         model,losses = new_model(),[]
         opt = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(.9,.98), weight_decay=.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(opt, rate)
-        for docs in tqdm(text.split(BATCH), desc='pretraining', disable=quiet):
+        for docs in tqdm(text.split(BATCH), desc='pretraining', disable=quiet or None):
             loss = lm_loss(model, docs)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

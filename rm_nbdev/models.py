@@ -14,7 +14,7 @@ from torch import nn
 from safetensors import SafetensorError, safe_open
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available, logging as hf_logging
 from .config import UsageError
 from .tokens import _first_line
 
@@ -92,6 +92,8 @@ def load_classifier(
 ):                                   # `AutoModelForSequenceClassification` with one label
     "The stock sequence classifier of a base, with a head drawn from `seed`"
     kw = dict(num_labels=1, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True)
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()                 # its report on missing weights says what is checked below
     try:
         try: model,info = AutoModelForSequenceClassification.from_pretrained(base_model, attn_implementation=attn_implementation, **kw)
         except ValueError as e:
@@ -101,6 +103,7 @@ def load_classifier(
     except Exception as e:
         why = 'its weights have other shapes than its config says' if 'ignore_mismatched_sizes' in str(e) else _first_line(e)
         raise UsageError(f'--base_model {base_model}: cannot be loaded ({why})') from e
+    finally: hf_logging.set_verbosity(level)
     lost = sorted(k for k in info['missing_keys'] if not k.startswith('score.'))
     if lost: raise UsageError(f'--base_model {base_model}: its files lack {len(lost)} weights, among them {", ".join(lost[:3])}')
     model.score.float()

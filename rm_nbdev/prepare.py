@@ -44,7 +44,7 @@ def check_output(
     except OSError as e: raise UsageError(f'--output_dir {c.output_dir}: cannot be a folder ({e.strerror})') from None
     if there and not c.overwrite_output_dir and not c.resume_from_checkpoint:
         raise UsageError(f'--output_dir {c.output_dir}: holds a run already ({", ".join(there[:3])}{", ..." if there[3:] else ""}); '
-                         'choose another folder, or --overwrite_output_dir True to replace it')
+                         'choose another folder, --overwrite_output_dir True to replace it, or --resume_from_checkpoint True to go on')
     new = [p for p in (run, *run.parents) if not p.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,14 @@ def _prepare(c):
         parts[name],counts[name] = tokenize_pairs(getattr(pairs, name), tok, c.max_length, c.overlong, c.skip_bad_rows, name)
     check_fit(c, cfg, tok, parts.values())
     pad = set_pad_token(tok, used_ids(*parts.values()), vocab)
-    return Prepared(c, tok, parts['train'], parts['eval'], pairs.report | dict(tokens=counts, pad_token=tok.convert_ids_to_tokens(pad)))
+    report = pairs.report | dict(tokens=counts, pad_token=tok.convert_ids_to_tokens(pad), notes=_notes(c, pairs.report, counts))
+    return Prepared(c, tok, parts['train'], parts['eval'], report)
+
+def _notes(c, report, counts): # What a reader of the numbers should know
+    out = [report['note']] if report.get('note') else []
+    if (u := counts['train']['unknown']) > .01: out.append(f'{u:.0%} of the training tokens are unknown words to the tokenizer of {c.base_model}: it cannot tell them apart')
+    if (n := counts['eval']['kept']) < 30: out.append(f'only {n} pairs are held out, so evaluation is coarse; --eval_fraction takes more')
+    return out
 
 # %% ../nbs/11_prepare.ipynb #f127cc46
 def rows_table(

@@ -7,7 +7,7 @@ __all__ = ['RUN_EXAMPLES', 'notebook_config', 'train_notebook', 'notebook_parame
            'main']
 
 # %% ../nbs/14_runs.ipynb #21589bee
-import json, logging, nbformat, re, sys, threading, warnings
+import json, logging, nbformat, os, re, sys, threading, time, warnings
 from typing import Optional
 from pathlib import Path
 from .config import METHODS, SECRETS, Config, UsageError, all_settings, changed, own_settings, write_text
@@ -47,7 +47,7 @@ def notebook_parameters(
 # %% ../nbs/14_runs.ipynb #926bbd84
 class Follow:
     "Print the events of a run as they are written"
-    def __init__(self, run): self.path,self.at,self.stop = Path(run)/'metrics.jsonl',0,threading.Event()
+    def __init__(self, run): self.path,self.at,self.began,self.stop = Path(run)/'metrics.jsonl',0,time.time(),threading.Event()
 
     def show(self):
         "Print what has come since the last call"
@@ -59,6 +59,7 @@ class Follow:
                 if not raw.endswith(b'\n'): break
                 self.at += len(raw)
                 e = json.loads(raw)
+                if e['time'] < self.began: continue                  # of a run that is being replaced or resumed
                 if e['kind'] != 'save' and (line := event_line(e['step'], e['values'])): print(line, flush=True)
 
     def __enter__(self):
@@ -77,22 +78,32 @@ class Follow:
 def execute_run(
     c,         # `Config`; the executed notebook goes into its `output_dir`
 )->Path:       # The executed notebook
-    "Execute the training notebook with these settings"
-    import papermill
+    "Execute the training notebook with these settings; it has its final name when it has ended, well or not"
     logging.getLogger('papermill').setLevel(logging.ERROR)           # it would warn about every flag of transformers that is not in the cell
     run = Path(c.output_dir)
     run.mkdir(parents=True, exist_ok=True)
-    with Follow(run), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        papermill.execute_notebook(str(train_notebook()), str(run/'train.ipynb'), notebook_parameters(c), kernel_name='python3', progress_bar=False, autosave_cell_every=30,
-            extra_arguments=['--IPKernelApp.log_level=40'])        # the kernel's advice about encryption is not the user's concern here
-    _tidy(run/'train.ipynb')
+    part,manifest = run/'train.running.ipynb',run/'manifest.json'
+    old = manifest.stat().st_mtime_ns if manifest.is_file() else None
+    try: _execute(c, run, part)
+    except KeyboardInterrupt:
+        if old and manifest.is_file() and manifest.stat().st_mtime_ns == old: part.unlink(missing_ok=True)       # the run that is there was not touched yet
+        raise
+    finally:
+        if part.is_file(): _tidy(part, run/'train.ipynb')
     return run/'train.ipynb'
 
-def _tidy(path): # papermill notes where the notebook lay on this machine; no reader needs it
-    nb = nbformat.read(path, 4)
+def _execute(c, run, part):
+    import papermill
+    with Follow(run), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        papermill.execute_notebook(str(train_notebook()), str(part), notebook_parameters(c), kernel_name='python3', progress_bar=False, autosave_cell_every=30,
+            extra_arguments=['--IPKernelApp.log_level=40'])        # the kernel's advice about encryption is not the user's concern here
+
+def _tidy(part, path): # papermill notes where the notebook lay on this machine; no reader needs it
+    nb = nbformat.read(part, 4)
     for k in ('input_path', 'output_path'): nb.metadata.get('papermill', {}).pop(k, None)
     write_text(path, nbformat.writes(nb))
+    part.unlink()
 
 # %% ../nbs/14_runs.ipynb #8886cacb
 def run_config(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos', 'common_prefix', 'render', 'fit_pair',
-           'encode_texts', 'encode_batch', 'tokenize_pairs', 'pad_candidates', 'used_ids', 'set_pad_token']
+           'encode_texts', 'encode_batch', 'tokenize_pairs', 'unknown_share', 'pad_candidates', 'used_ids',
+           'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
 import hashlib, json
@@ -170,12 +171,22 @@ def tokenize_pairs(
     if not keep: raise UsageError(_nothing_left(ds, name, status, max_length, overlong))
     kept = ds.select(keep) if len(keep) < len(ds) else ds
     n = Counter(status)
-    counts = dict(pairs=len(ds), kept=len(keep), cut=n.pop('cut', 0), dropped={k:v for k,v in sorted(n.items()) if k != 'whole'})
+    counts = dict(pairs=len(ds), kept=len(keep), cut=n.pop('cut', 0), dropped={k:v for k,v in sorted(n.items()) if k != 'whole'},
+                  unknown=round(unknown_share(kept, tok), 4))
     return kept.remove_columns('status'), counts
+
+def unknown_share(
+    ds:Dataset, # Columns `chosen_ids`, `rejected_ids`
+    tok,        # Its tokenizer
+)->float:       # Share of the tokens that are the unknown token, 0 if there is none
+    "How much of the text the tokenizer does not know"
+    if tok.unk_token_id is None: return 0.
+    ids = [pc.list_flatten(ds.with_format('arrow')[:][k]) for k in ('chosen_ids', 'rejected_ids')]
+    return sum(pc.sum(pc.equal(o, tok.unk_token_id)).as_py() or 0 for o in ids)/sum(len(o) for o in ids)
 
 def _nothing_left(ds, name, status, max_length, overlong):
     why = ', '.join(f'{n} {s}' for s,n in Counter(status).most_common())
-    remedy = {'too long':'raise --max_length or choose another --overlong', 'identical':'look at the data: chosen and rejected read the same'
+    remedy = {'too long':'raise --max_length or choose another --overlong', 'identical':'look at the data: chosen and rejected give the same tokens, being the same text or words that the tokenizer does not know'
               + (f', perhaps because --overlong {overlong} cut them to --max_length {max_length}' if overlong == 'truncate_right' else '')
              }.get(Counter(status).most_common(1)[0][0], 'give another template with --chat_template FILE')
     return f"{ds[0]['file']}: no {name} pair is left after tokenizing: {why} (--max_length {max_length}); {remedy}"

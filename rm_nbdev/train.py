@@ -160,7 +160,7 @@ def _start(c, p, t): # Files that exist before the first step
     run = Path(p.c.output_dir)
     save_config(c, run/'config.yaml')
     model = t.model
-    write_manifest(run, status='running', started=time.strftime('%Y-%m-%dT%H:%M:%S%z'), method=c.method, command=[Path(sys.argv[0]).name, c.method],
+    write_manifest(run, status='running', started=time.strftime('%Y-%m-%dT%H:%M:%S%z'), method=c.method, command='train.ipynb' if in_notebook() else f'{Path(sys.argv[0]).name} {c.method}',
         versions=versions(), git_commit=git_commit(), device=str(t.args.device), processes=t.args.world_size, arithmetic='bf16' if t.args.bf16 else 'fp16' if t.args.fp16 else 'float32',
         base_model=c.base_model, kind=model.kind, parameters=sum(o.numel() for o in model.parameters()),
         trained_parameters=sum(o.numel() for o in model.parameters() if o.requires_grad), seed=c.seed, split_seed=c.split_seed, data=p.report, schedule=_schedule(t))
@@ -190,11 +190,11 @@ def train(
     "Train a reward model and write its run directory"
     began = time.time()
     hf_logging.set_verbosity_error()                                 # its reports on loading and on its own future are not about this run
-    if in_notebook(): hf_logging.disable_progress_bar()
+    if in_notebook() or not sys.stderr.isatty(): hf_logging.disable_progress_bar()
     p = prepare(c)
     if c.freeze_pretrained and not c.use_lora: how = 'a head on the frozen base'
     else: how = f'LoRA of rank {c.lora_r}' if c.use_lora else 'all weights'
-    _say(rows_table(p.report).to_string(na_rep='-'), p.report.get('note'), arithmetic(c)[1], set_up_trackers(p.c), f'training {how} of {c.base_model}')
+    _say(rows_table(p.report).to_string(na_rep='-'), *p.report['notes'], arithmetic(c)[1], set_up_trackers(p.c), f'training {how} of {c.base_model}')
     t = _trainer(c, p)
     resume = {None:None, 'True':True, 'False':None}.get(c.resume_from_checkpoint, c.resume_from_checkpoint)
     if main := t.is_world_process_zero():
