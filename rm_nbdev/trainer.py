@@ -7,10 +7,12 @@ __all__ = ['TrainingDiverged', 'evaluation_metrics', 'PairTrainer', 'drop_events
 
 # %% ../nbs/12_trainer.ipynb #ad8886f9
 import json, math, os, shutil, time
+from errno import EIO
 from pathlib import Path
 import numpy as np, torch
 from accelerate.utils import gather_object
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 from .config import UsageError, write_text
 from .losses import get_loss, pair_metrics
@@ -158,8 +160,9 @@ def _save_checkpoint(self:PairTrainer, model, trial):
     acc.wait_for_everyone()
     self._aside = str(aside)
     try: Trainer._save_checkpoint(self, model, trial)
-    except BaseException:
+    except BaseException as e:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(e, (RuntimeError, SafetensorError)): raise OSError(EIO, f'could not be written ({str(e).splitlines()[0]})', str(run/name)) from e   # a full disk, as torch and safetensors put it
         raise
     finally: self._aside = None
     acc.wait_for_everyone()
