@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import is_flash_attn_2_available, logging as hf_logging
-from .config import UsageError
-from .tokens import _first_line
+from .config import UsageError, first_line
 
 # %% ../nbs/06_models.ipynb #c9bbf76c
 def check_base(
@@ -31,7 +30,7 @@ def check_base(
     if not p.exists() and (base_model.startswith(('/', '.', '~')) or base_model.count('/') != 1):
         raise UsageError(f'--base_model {base_model}: no such folder')
     try: cfg = AutoConfig.from_pretrained(str(p) if p.is_dir() else base_model, trust_remote_code=trust_remote_code)
-    except Exception as e: raise UsageError(f'--base_model {base_model}: no config could be loaded ({_first_line(e)})') from e
+    except Exception as e: raise UsageError(f'--base_model {base_model}: no config could be loaded ({first_line(e)})') from e
     if attn_implementation == 'flash_attention_2' and not is_flash_attn_2_available():
         raise UsageError('--attn_implementation flash_attention_2: the package flash-attn is not installed or there is no CUDA device; '
                          'use sdpa or eager, or pip install flash-attn')
@@ -45,12 +44,12 @@ def check_files(
     folder = Path(folder).expanduser()
     index = folder/'model.safetensors.index.json'
     try: names = sorted(set(json.loads(index.read_text())['weight_map'].values())) if index.is_file() else [o.name for o in folder.glob('*.safetensors')]
-    except (OSError, ValueError, KeyError, AttributeError) as e: raise UsageError(f'--base_model {folder}: {index.name} is damaged ({_first_line(e)})') from None
+    except (OSError, ValueError, KeyError, AttributeError) as e: raise UsageError(f'--base_model {folder}: {index.name} is damaged ({first_line(e)})') from None
     if not names and not list(folder.glob('*.bin')): raise UsageError(f'--base_model {folder}: the folder has a config but no weights (model.safetensors)')
     for n in names:
         try:
             with safe_open(folder/n, 'pt'): pass
-        except (SafetensorError, OSError) as e: raise UsageError(f'--base_model {folder}: {n} is missing or damaged ({_first_line(e)}); fetch it again') from None
+        except (SafetensorError, OSError) as e: raise UsageError(f'--base_model {folder}: {n} is missing or damaged ({first_line(e)}); fetch it again') from None
 
 # %% ../nbs/06_models.ipynb #2df33596
 def check_architecture(
@@ -62,7 +61,7 @@ def check_architecture(
     "Raise `UsageError` if the stock classifier has no linear head or a target matches no layer"
     try:
         with torch.device('meta'): m = AutoModelForSequenceClassification.from_config(cfg, trust_remote_code=trust_remote_code)
-    except (ValueError, NotImplementedError) as e: raise UsageError(f'--base_model {base_model}: no sequence classifier for {cfg.model_type} ({_first_line(e)})') from None
+    except (ValueError, NotImplementedError) as e: raise UsageError(f'--base_model {base_model}: no sequence classifier for {cfg.model_type} ({first_line(e)})') from None
     if not isinstance(getattr(m, 'score', None), nn.Linear):
         raise UsageError(f'--base_model {base_model}: {type(m).__name__} has no linear `score` head; a causal language model is needed')
     names = [n for n,o in m.named_modules() if isinstance(o, nn.Linear) or type(o).__name__ == 'Conv1D']
@@ -101,7 +100,7 @@ def load_classifier(
             print(f'{base_model}: no sdpa attention for this architecture; using eager')
             model,info = AutoModelForSequenceClassification.from_pretrained(base_model, attn_implementation='eager', **kw)
     except Exception as e:
-        why = 'its weights have other shapes than its config says' if 'ignore_mismatched_sizes' in str(e) else _first_line(e)
+        why = 'its weights have other shapes than its config says' if 'ignore_mismatched_sizes' in str(e) else first_line(e)
         raise UsageError(f'--base_model {base_model}: cannot be loaded ({why})') from e
     finally: hf_logging.set_verbosity(level)
     lost = sorted(k for k in info['missing_keys'] if not k.startswith('score.'))

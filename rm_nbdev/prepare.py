@@ -137,12 +137,11 @@ def _check_resume(c):
 
 def check_model(
     c,  # `Config`
-):      # The base's config
+)->tuple:  # The base's config, and the longest sequence its position table takes (None without a table)
     "What can be known of the base without loading it"
     cfg = check_base(c.base_model, c.attn_implementation, c.trust_remote_code)
     if Path(c.base_model).expanduser().is_dir(): check_files(c.base_model)
-    check_architecture(c.base_model, cfg, c.lora_target_modules if c.use_lora else (), c.trust_remote_code)
-    return cfg
+    return cfg, check_architecture(c.base_model, cfg, c.lora_target_modules if c.use_lora else (), c.trust_remote_code)
 
 def check_settings(
     c, # `Config`
@@ -164,6 +163,7 @@ def check_settings(
 def check_fit(
     c,                   # `Config`
     cfg,                 # The base's config
+    table:int|None,      # Longest sequence that its position table takes, None without a table
     tok,                 # Tokenizer
     parts:list[Dataset], # Tokenized pairs
 ):
@@ -171,7 +171,6 @@ def check_fit(
     top,rows = max(used_ids(*parts)),cfg.get_text_config().vocab_size
     if top >= rows: raise UsageError(f'--base_model {c.base_model}: its embedding has {rows} rows, but its tokenizer gives id {top} ({tok.convert_ids_to_tokens(top)!r}); the two do not belong together')
     longest = max(max(p['length']) for p in parts)
-    table = check_architecture(c.base_model, cfg, (), c.trust_remote_code)
     if table and longest > table: raise UsageError(f'--max_length {c.max_length}: {c.base_model} reads at most {table} tokens, the longest pair has {longest}; use --max_length {table}')
 
 # %% ../nbs/11_prepare.ipynb #afdb382a
@@ -213,7 +212,7 @@ def prepare(
     with _bars(): return _prepare(resolved(c))
 
 def _prepare(c):
-    cfg = check_model(c)
+    cfg,table = check_model(c)
     vocab = cfg.get_text_config().vocab_size
     tok = load_tokenizer(c.base_model, c.chat_template, c.trust_remote_code)
     pairs = load_pairs(c.dataset, c.dataset_mode, c.dataset_step_size, c.debug == 'True', c.split_seed, c.eval_fraction, c.eval_split, c.skip_bad_rows)
@@ -223,7 +222,7 @@ def _prepare(c):
     parts,counts = {},{}
     for name in ('train', 'eval'):
         parts[name],counts[name] = tokenize_pairs(getattr(pairs, name), tok, c.max_length, c.overlong, c.skip_bad_rows, name)
-    check_fit(c, cfg, tok, parts.values())
+    check_fit(c, cfg, table, tok, parts.values())
     pad = set_pad_token(tok, used_ids(*parts.values()), vocab)
     report = pairs.report | dict(tokens=counts, pad_token=tok.convert_ids_to_tokens(pad), notes=_notes(c, pairs.report, counts))
     return Prepared(c, tok, parts['train'], parts['eval'], report)

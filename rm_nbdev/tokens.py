@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos', 'common_prefix', 'render', 'fit_pair',
-           'encode_texts', 'encode_batch', 'tokenize_pairs', 'unknown_share', 'pad_candidates', 'used_ids',
+           'encode_texts', 'encode_batch', 'unknown_share', 'tokenize_pairs', 'pad_candidates', 'used_ids',
            'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import AutoTokenizer
-from .config import UsageError
+from .config import UsageError, first_line
 
 # %% ../nbs/04_tokens.ipynb #d1ae0445
 def load_tokenizer(
@@ -24,7 +24,7 @@ def load_tokenizer(
 ):                                # A tokenizer with a chat template
     "The tokenizer of a base model"
     try: tok = AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
-    except Exception as e: raise UsageError(f'--base_model {base_model}: no tokenizer could be loaded ({_first_line(e)})') from e
+    except Exception as e: raise UsageError(f'--base_model {base_model}: no tokenizer could be loaded ({first_line(e)})') from e
     if chat_template:
         try: tok.chat_template = Path(chat_template).read_text(encoding='utf-8')
         except (OSError, UnicodeDecodeError) as e: raise UsageError(f'--chat_template {chat_template}: cannot be read ({e})') from None
@@ -41,10 +41,8 @@ def check_template(
     "Raise `UsageError` if the template cannot write a question and an answer"
     chats = [[dict(role='user', content='q7'), dict(role='assistant', content=a)] for a in ('a8', 'a9')]
     try: texts = [tok.apply_chat_template(c, tokenize=False) for c in chats]
-    except Exception as e: raise UsageError(f'{where}: cannot write a conversation ({_first_line(e)}); mend it, or give a template with --chat_template FILE') from None
+    except Exception as e: raise UsageError(f'{where}: cannot write a conversation ({first_line(e)}); mend it, or give a template with --chat_template FILE') from None
     if texts[0] == texts[1]: raise UsageError(f'{where}: leaves the assistant\'s words out (it writes {texts[0][:40]!r}); give another with --chat_template FILE')
-
-def _first_line(e): return next(iter(str(e).strip().splitlines()), type(e).__name__)
 
 # %% ../nbs/04_tokens.ipynb #5af79ec9
 def adds_bos(tok)->bool: # Whether the tokenizer begins plain text with a BOS
@@ -106,7 +104,7 @@ def _render_row(tok, row, skip):
         c,r = render(tok, row['chosen']),render(tok, row['rejected'])
         if c[1] and r[1]: return c, r
         why = 'it wrote nothing'
-    except Exception as e: why = _first_line(e)
+    except Exception as e: why = first_line(e)
     if skip: return None
     raise UsageError(f"row {row['row']} of {row['file']}: the chat template refuses it ({why}); "
                      'mend the row, give another template with --chat_template FILE, or --skip_bad_rows True')
@@ -147,6 +145,16 @@ def encode_batch(
         for k,v in zip(out, vals): out[k].append(v)
     return out
 
+# %% ../nbs/04_tokens.ipynb #2e6a1b74
+def unknown_share(
+    ds:Dataset, # Columns `chosen_ids`, `rejected_ids`
+    tok,        # Its tokenizer
+)->float:       # Share of the tokens that are the unknown token, 0 if there is none
+    "How much of the text the tokenizer does not know"
+    if tok.unk_token_id is None: return 0.
+    ids = [pc.list_flatten(ds.with_format('arrow')[:][k]) for k in ('chosen_ids', 'rejected_ids')]
+    return sum(pc.sum(pc.equal(o, tok.unk_token_id)).as_py() or 0 for o in ids)/sum(len(o) for o in ids)
+
 # %% ../nbs/04_tokens.ipynb #549614f2
 def _tokenizer_hash(tok):
     body = tok.backend_tokenizer.to_str() if tok.is_fast else json.dumps(tok.get_vocab(), sort_keys=True)
@@ -174,15 +182,6 @@ def tokenize_pairs(
     counts = dict(pairs=len(ds), kept=len(keep), cut=n.pop('cut', 0), dropped={k:v for k,v in sorted(n.items()) if k != 'whole'},
                   unknown=round(unknown_share(kept, tok), 4))
     return kept.remove_columns('status'), counts
-
-def unknown_share(
-    ds:Dataset, # Columns `chosen_ids`, `rejected_ids`
-    tok,        # Its tokenizer
-)->float:       # Share of the tokens that are the unknown token, 0 if there is none
-    "How much of the text the tokenizer does not know"
-    if tok.unk_token_id is None: return 0.
-    ids = [pc.list_flatten(ds.with_format('arrow')[:][k]) for k in ('chosen_ids', 'rejected_ids')]
-    return sum(pc.sum(pc.equal(o, tok.unk_token_id)).as_py() or 0 for o in ids)/sum(len(o) for o in ids)
 
 def _nothing_left(ds, name, status, max_length, overlong):
     why = ', '.join(f'{n} {s}' for s,n in Counter(status).most_common())

@@ -18,6 +18,7 @@ from transformers import ProgressCallback, PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 from .config import METHODS, Config, UsageError, save_config, write_text
 from .flags import command, flag_parser, parse_flags
+from .checkpoints import checkpoint_steps
 from .dynamics import LiveFigure, in_notebook, read_metrics, reward_histogram, save_figure, training_figure
 from .models import make_model
 from .prepare import Prepared, arithmetic, clear_run, prepare, rows_table
@@ -168,7 +169,6 @@ def _start(c, p, t): # Files that exist before the first step
 # %% ../nbs/13_train.ipynb #ad7801cc
 def _finish(p, t, status, began): # Pictures and outcome
     run,st = Path(p.c.output_dir),t.state
-    from rm_nbdev.checkpoints import checkpoint_steps
     best = None if st.best_global_step is None else dict(step=st.best_global_step, metric=t.args.metric_for_best_model, value=st.best_metric)
     m = write_manifest(run, status=status, last_step=st.global_step, seconds=round(time.time()-began, 1), best=best, checkpoints=checkpoint_steps(run))
     rewards = pd.DataFrame(t.eval_rewards if t.eval_rewards is not None else [], columns=['chosen', 'rejected'])

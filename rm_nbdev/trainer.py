@@ -176,6 +176,7 @@ def _save_checkpoint(self:PairTrainer, model, trial):
     acc.wait_for_everyone()
     self._saved = self.state.global_step
 
+# %% ../nbs/12_trainer.ipynb #1725fd0d
 @patch
 def _save(self:PairTrainer, output_dir=None, state_dict=None):
     "The loadable files of a checkpoint"
