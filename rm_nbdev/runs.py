@@ -10,7 +10,8 @@ __all__ = ['RUN_EXAMPLES', 'notebook_config', 'train_notebook', 'notebook_parame
 import json, logging, nbformat, os, re, sys, threading, time, warnings
 from typing import Optional
 from pathlib import Path
-from .config import METHODS, SECRETS, Config, UsageError, all_settings, changed, own_settings, write_text
+from .settings import METHODS, SECRETS, all_settings
+from .config import DEFAULT_WEIGHT, Config, UsageError, changed, write_text
 from .flags import command, flag_parser, parameters_text, parse_flags
 from .prepare import check_output, prepare
 from .train import event_line, summary_line
@@ -25,7 +26,7 @@ def notebook_config(
     if bad := set(SECRETS) & {k for k,v in given.items() if v}:
         raise UsageError(f'{bad.pop()}: a token must not stand in a notebook; set the environment variable HF_TOKEN and delete this notebook')
     method = given.pop('method', 'bt')
-    return Config(method, **changed(given))
+    return Config(method, **changed(given, method if method in METHODS else 'bt'))
 
 # %% ../nbs/14_runs.ipynb #cfcfcad8
 def train_notebook(
@@ -41,7 +42,7 @@ def notebook_parameters(
     ns = dict(Optional=Optional)
     exec(parameters_text(), ns)
     shown = {k:ns.get(k, d) for k,(_,d,_) in all_settings().items() if k not in SECRETS} | dict(method=ns['method'])
-    settled = dict(evaluation_strategy=None, greater_is_better=c.greater_is_better, split_seed=c.seed)       # what follows from the others
+    settled = dict(evaluation_strategy=None, greater_is_better=c.greater_is_better, split_seed=c.seed, weight_ratio=DEFAULT_WEIGHT[c.method])       # what follows from the others
     return {k:v for k,v in c.to_dict().items() if v != shown[k] and v != settled.get(k, shown[k])}
 
 # %% ../nbs/14_runs.ipynb #926bbd84
@@ -110,12 +111,12 @@ def run_config(
     argv:list[str], # Words of the command line, the name first
 )->Config:          # Settings, `output_dir` in them
     "What `rm-run NAME [METHOD] [flags]` asks for"
-    if not argv or argv[0].startswith('-'): raise UsageError('a name for the run comes first: rm-run NAME [bt] [flags] (see rm-run --help)')
+    if not argv or argv[0].startswith('-'): raise UsageError('a name for the run comes first: rm-run NAME [bt|grm] [flags] (see rm-run --help)')
     name,rest = argv[0],argv[1:]
     if not re.fullmatch(r'\w[\w.+-]{0,99}', name): raise UsageError(f'{name!r}: not a name for a run; it becomes a folder, so use letters, digits and _ . + - (at most 100)')
     method,rest = (rest[0],rest[1:]) if rest and not rest[0].startswith('-') else ('bt',rest)
     if method not in METHODS: raise UsageError(f'{method!r}: not a method; there is {", ".join(METHODS)}')
-    given = parse_flags(rest, f'rm-run {name} {method}')
+    given = parse_flags(rest, f'rm-run {name} {method}', method)
     flags = {o.split('=')[0].replace('-', '_') for o in rest if o.startswith('--')}
     if '__output_dir' in flags: raise UsageError(f'--output_dir: rm-run writes to runs/{name}; leave the flag out, or use --log_dir FOLDER for another place than runs')
     if not {'base_model', 'dataset'} & set(given): given['base_model'] = 'miniature'
@@ -126,6 +127,7 @@ def run_config(
 RUN_EXAMPLES = """examples:
   rm-run demo                                               the embedded default into runs/demo
   rm-run seed-2 bt --seed 2                                 the same with another seed
+  rm-run grm-demo grm                                       the same with a value head and a text loss
   rm-run qwen-64 bt --base_model Qwen/Qwen2.5-3B-Instruct --dataset_step_size 64 --use_log_overlay True
 """
 
@@ -134,7 +136,8 @@ def main(
     argv:list[str], # Words of the command line
 ):                  # Exit code 0; 1 if the run failed; 2 for bad input
     "`rm-run NAME [METHOD] [flags]`: a training as an executed notebook"
-    if {'-h', '--help'} & set(argv): return print(flag_parser('rm-run NAME [bt]', RUN_EXAMPLES).format_help())
+    method = next((o for o in argv[:2] if o in METHODS), None)
+    if {'-h', '--help'} & set(argv): return print(flag_parser(f"rm-run NAME [{method or '|'.join(METHODS)}]", RUN_EXAMPLES, method).format_help())
     c = run_config(argv)
     check_output(c)
     if (Path(c.output_dir)/'train.ipynb').exists() and not (c.overwrite_output_dir or c.resume_from_checkpoint):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos', 'common_prefix', 'render', 'fit_pair',
-           'encode_texts', 'encode_batch', 'unknown_share', 'tokenize_pairs', 'pad_candidates', 'used_ids',
-           'set_pad_token']
+           'moved_spans', 'answer_chars', 'encode_texts', 'encode_batch', 'unknown_share', 'tokenize_pairs',
+           'pad_candidates', 'used_ids', 'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
 import hashlib, json
@@ -15,6 +15,7 @@ import numpy as np, pyarrow as pa, pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import AutoTokenizer
 from .config import UsageError, first_line
+from .turns import asks_for_answer, earlier_answers, turn_span
 
 # %% ../nbs/04_tokens.ipynb #d1ae0445
 def load_tokenizer(
@@ -98,11 +99,34 @@ def fit_pair(
     ids = [o[:keep] + o[keep+c:] for o,c in zip((chosen, rejected), cut)]
     return *ids, tuple(s-c for s,c in zip(starts, cut)), 'cut'
 
+# %% ../nbs/04_tokens.ipynb #8d670a38
+def moved_spans(
+    spans:list[tuple[int,int]], # First token and token after the last, before the cut
+    ids:list[int],              # The sequence before the cut
+    fitted:list[int],           # The same after it
+    overlong:str,               # See `fit_pair`
+    keep:int=0,                 # Tokens in front that stay (a BOS)
+)->list[int]:                   # Starts and ends in turn, after the cut; no empty span
+    "Where spans are once a sequence was cut"
+    gone = len(ids) - len(fitted)
+    def at(i): return min(i, len(fitted)) if overlong == 'truncate_right' else i if i <= keep else max(keep, i-gone)
+    return [i for a,b in spans if at(b) > at(a) for i in (at(a), at(b))]
+
+# %% ../nbs/04_tokens.ipynb #83b102a0
+def answer_chars(
+    tok,                  # Tokenizer with a chat template
+    messages:list[dict],  # Conversation, the last turn the assistant's
+    turns:str,            # 'last' or 'all_assistant'
+)->tuple[list, int|None]: # Spans of the earlier answers; where the last one begins, None if its prompt says so; in characters
+    "Which characters are learned"
+    earlier = earlier_answers(tok, messages) if turns == 'all_assistant' else []
+    return earlier, None if asks_for_answer(tok) else turn_span(tok, messages, len(messages)-1)[0]
+
 # %% ../nbs/04_tokens.ipynb #9b40075d
-def _render_row(tok, row, skip):
+def _render_row(tok, row, skip, turns): # Of each side: prompt, whole text, and what `answer_chars` says
     try:
-        c,r = render(tok, row['chosen']),render(tok, row['rejected'])
-        if c[1] and r[1]: return c, r
+        sides = [(*render(tok, row[k]), *(answer_chars(tok, row[k], turns) if turns else ([], None))) for k in ('chosen', 'rejected')]
+        if all(whole for _,whole,_,_ in sides): return sides
         why = 'it wrote nothing'
     except Exception as e: why = first_line(e)
     if skip: return None
@@ -121,6 +145,16 @@ def encode_texts(
 # %% ../nbs/04_tokens.ipynb #c8bd4838
 _ids = List(Value('int32'))
 _token_features = Features(dict(chosen_ids=_ids, rejected_ids=_ids, chosen_start=Value('int32'), rejected_start=Value('int32'), length=Value('int32'), status=Value('string')))
+_span_features = Features(dict(chosen_spans=_ids, rejected_spans=_ids))
+
+def _encode_rows(tok, rendered): # Of each side: ids, where the answer begins, spans to learn
+    known = (t for o in rendered if o for p,w,earlier,last in o for t in (p, w, *(w[:i] for s in earlier for i in s), *([] if last is None else [w[:last]])))
+    texts = list(dict.fromkeys(known))                                                   # a shared prompt is encoded once
+    ids = dict(zip(texts, encode_texts(tok, texts)))
+    def side(p, w, earlier, last):
+        def at(text): return common_prefix(ids[text], ids[w])
+        return ids[w], at(p), [(at(w[:a]), at(w[:b])) for a,b in earlier] + [(at(p if last is None else w[:last]), len(ids[w]))]
+    return [o and [side(*s) for s in o] for o in rendered]
 
 def encode_batch(
     batch:dict,          # Columns `chosen`, `rejected` (message lists), `margin`, `row`, `file`, `id`
@@ -128,20 +162,18 @@ def encode_batch(
     max_length:int,      # Most tokens
     overlong:str,        # See `fit_pair`
     skip_bad_rows:bool,  # Drop what the template refuses
-)->dict:                 # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `length` of the longer, `status`
+    turns:str|None=None, # Answers that a text loss learns: 'last', 'all_assistant'; None: there is no text loss
+)->dict:                 # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `length` of the longer, `status`; with `turns` `chosen_spans`, `rejected_spans`
     "Token ids of a batch of pairs"
-    rows = [dict(zip(batch, v)) for v in zip(*batch.values())]
-    rendered = [_render_row(tok, o, skip_bad_rows) for o in rows]
-    texts = list(dict.fromkeys(t for o in rendered if o for pair in o for t in pair))    # a shared prompt is encoded once
-    ids = dict(zip(texts, encode_texts(tok, texts)))
-    out = {k:[] for k in _token_features}
-    for o in rendered:
-        if o is None: vals = [], [], 0, 0, 0, 'refused by the chat template'
+    rows,bos = [dict(zip(batch, v)) for v in zip(*batch.values())],tok.bos_token_id
+    out = {k:[] for k in (*_token_features, *(_span_features if turns else ()))}
+    for o in _encode_rows(tok, [_render_row(tok, o, skip_bad_rows, turns) for o in rows]):
+        if o is None: vals = [], [], 0, 0, 0, 'refused by the chat template', [], []
         else:
-            (pc,wc),(pr,wr) = o
-            starts = common_prefix(ids[pc], ids[wc]),common_prefix(ids[pr], ids[wr])
-            c,r,s,how = fit_pair(ids[wc], ids[wr], starts, max_length, overlong, tok.bos_token_id)
+            (wc,sc,ac),(wr,sr,ar) = o
+            c,r,s,how = fit_pair(wc, wr, (sc, sr), max_length, overlong, bos)
             vals = c, r, *s, max(len(c), len(r)), ('identical' if c == r else how) if c or r else how
+            vals += tuple(moved_spans(a, w, f, overlong, int(bos is not None and w[:1] == [bos])) for a,w,f in ((ac,wc,c), (ar,wr,r)))
         for k,v in zip(out, vals): out[k].append(v)
     return out
 
@@ -167,12 +199,13 @@ def tokenize_pairs(
     overlong:str='truncate_prompt', # See `fit_pair`
     skip_bad_rows:bool=False,       # Drop what the template refuses instead of stopping
     name:str='train',               # Which part, for messages
-)->tuple[Dataset, dict]:            # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `margin`, `row`; and counts
+    turns:str|None=None,            # See `encode_batch`
+)->tuple[Dataset, dict]:            # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `margin`, `row`, perhaps `chosen_spans`, `rejected_spans`; and counts
     "Pairs as token ids, what cannot be used dropped and counted"
-    key = json.dumps([pairs._fingerprint, _tokenizer_hash(tok), max_length, overlong, skip_bad_rows, 2])
+    key = json.dumps([pairs._fingerprint, _tokenizer_hash(tok), max_length, overlong, skip_bad_rows, 2] + ([turns, 1] if turns else []))
     ds = pairs.map(encode_batch, batched=True, batch_size=500, remove_columns=['chosen', 'rejected'], desc=f'tokenizing {name} pairs',
-        fn_kwargs=dict(tok=tok, max_length=max_length, overlong=overlong, skip_bad_rows=skip_bad_rows),
-        features=Features({k:v for k,v in pairs.features.items() if k not in ('chosen', 'rejected')} | _token_features),
+        fn_kwargs=dict(tok=tok, max_length=max_length, overlong=overlong, skip_bad_rows=skip_bad_rows, turns=turns),
+        features=Features({k:v for k,v in pairs.features.items() if k not in ('chosen', 'rejected')} | _token_features | (_span_features if turns else {})),
         new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16])
     status = ds['status'][:]
     keep = [i for i,s in enumerate(status) if s in ('whole', 'cut')]

@@ -16,10 +16,12 @@ from urllib.parse import urlparse
 import pandas as pd, torch
 from transformers import ProgressCallback, PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
-from .config import METHODS, Config, UsageError, save_config, write_text
+from .settings import METHODS
+from .config import Config, UsageError, save_config, write_text
 from .flags import command, flag_parser, parse_flags
 from .checkpoints import checkpoint_steps
-from .dynamics import LiveFigure, in_notebook, read_metrics, reward_histogram, save_figure, training_figure
+from .metrics import read_metrics
+from .dynamics import LiveFigure, in_notebook, reward_histogram, save_figure, training_figure
 from .models import make_model
 from .prepare import Prepared, arithmetic, clear_run, prepare, rows_table
 from .trainer import PairTrainer, TrainingDiverged
@@ -58,7 +60,7 @@ def event_line(
     "An event as one short line"
     pre = 'eval_' if any(k.startswith('eval_') for k in logs) else ''
     if f'{pre}loss' not in logs: return ''
-    vals = [(k, logs.get(pre+k)) for k in ('loss', 'accuracy', 'margin')] + [('lr', logs.get('learning_rate'))]
+    vals = [(k, logs.get(pre+k)) for k in ('loss', 'reward_loss', 'text_loss', 'accuracy', 'dpo_accuracy', 'margin')] + [('lr', logs.get('learning_rate'))]
     return f"step {step:>6}  {'eval ' if pre else 'train'}  " + '  '.join(f'{k} {v:.4g}' for k,v in vals if v is not None)
 
 class Bar(ProgressCallback):
@@ -163,7 +165,7 @@ def _start(c, p, t): # Files that exist before the first step
     model = t.model
     write_manifest(run, status='running', started=time.strftime('%Y-%m-%dT%H:%M:%S%z'), method=c.method, command='train.ipynb' if in_notebook() else f'{Path(sys.argv[0]).name} {c.method}',
         versions=versions(), git_commit=git_commit(), device=str(t.args.device), processes=t.args.world_size, arithmetic='bf16' if t.args.bf16 else 'fp16' if t.args.fp16 else 'float32',
-        base_model=c.base_model, kind=model.kind, parameters=sum(o.numel() for o in model.parameters()),
+        base_model=c.base_model, kind=model.kind, **(dict(head=model.head.shape, note=model.note) if c.method == 'grm' else {}), parameters=sum(o.numel() for o in model.parameters()),
         trained_parameters=sum(o.numel() for o in model.parameters() if o.requires_grad), seed=c.seed, split_seed=c.split_seed, data=p.report, schedule=_schedule(t))
 
 # %% ../nbs/13_train.ipynb #ad7801cc
@@ -192,10 +194,10 @@ def train(
     hf_logging.set_verbosity_error()                                 # its reports on loading and on its own future are not about this run
     if in_notebook() or not sys.stderr.isatty(): hf_logging.disable_progress_bar()
     p = prepare(c)
-    if c.freeze_pretrained and not c.use_lora: how = 'a head on the frozen base'
-    else: how = f'LoRA of rank {c.lora_r}' if c.use_lora else 'all weights'
+    how = dict(frozen='a head on the frozen base', lora=f'LoRA of rank {c.lora_r}', full='all weights')[c.kind]
     _say(rows_table(p.report).to_string(na_rep='-'), *p.report['notes'], arithmetic(c)[1], set_up_trackers(p.c), f'training {how} of {c.base_model}')
     t = _trainer(c, p)
+    _say(t.model.note)
     resume = {None:None, 'True':True, 'False':None}.get(c.resume_from_checkpoint, c.resume_from_checkpoint)
     if main := t.is_world_process_zero():
         if not resume: clear_run(p.c.output_dir)                     # only now: everything is there to begin
@@ -216,8 +218,9 @@ USAGE = """usage: rm-train METHOD [flags]
 
 methods:
   bt    Bradley-Terry: a sequence classifier with one label, trained on pairs
+  grm   Generalizable Reward Model: a language model with a value head, trained on pairs and kept a language model by a second loss on their text
 
-`rm-train bt --help` explains every flag.
+`rm-train bt --help` and `rm-train grm --help` explain their flags; here are all.
 """
 
 def _method(argv, prog='rm-train'): # The method and the rest of the words
@@ -232,9 +235,9 @@ def main(
     argv:list[str], # Words of the command line
 ):                  # Exit code 0; 1 if training failed; 2 for bad input
     "`rm-train METHOD [flags]`"
-    if argv[:1] in (['-h'], ['--help']): return print(USAGE + '\n' + flag_parser().format_help())
+    if argv[:1] in (['-h'], ['--help']): return print(USAGE + '\n' + flag_parser('rm-train METHOD', method=None).format_help())
     method,rest = _method(argv)
-    c = Config(method, **parse_flags(rest, f'rm-train {method}'))
+    c = Config(method, **parse_flags(rest, f'rm-train {method}', method))
     if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, _terminate)     # what a batch system sends at its limit
     try: _say(repr(train(c)))
     except TrainingDiverged as e:
