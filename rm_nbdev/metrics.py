@@ -94,13 +94,13 @@ def _best_step(run:Path)->int|None:
 
 def checkpoint_table(
     run:str|Path,  # Run directory
-)->pd.DataFrame:   # Columns step, epoch, eval_loss, eval_accuracy, eval_margin, where known eval_text_loss and eval_dpo_accuracy, size_mb (10^6 bytes), mark
+)->pd.DataFrame:   # Columns step, epoch, eval_loss, eval_accuracy, eval_margin, where known eval_reward_loss, eval_text_loss and eval_dpo_accuracy, size_mb (10^6 bytes), mark
     "A row a checkpoint on disk, by step; NaN where the run was not evaluated, 'start', 'best' and 'last' as marks"
     run = Path(run)
     df = read_metrics(run)
     found = {int(m[1]):p for p in run.iterdir() if p.is_dir() and (m := re.fullmatch(r'checkpoint-(\d+)', p.name))}
     marks = [(0,'start'), (_best_step(run),'best'), (max(found, default=None),'last')]
-    names = ['eval_loss','eval_accuracy','eval_margin', *(n for n in ('eval_text_loss','eval_dpo_accuracy') if n in df)]
+    names = ['eval_loss','eval_accuracy','eval_margin', *(n for n in ('eval_reward_loss','eval_text_loss','eval_dpo_accuracy') if n in df)]
     rows = []
     for step in sorted(found):
         here = df[df.step==step]
