@@ -74,6 +74,21 @@ def load_weights(
     return model
 
 # %% ../nbs/09_checkpoints.ipynb #2cd52175
+def _info(folder): # What a checkpoint says of itself
+    path = folder/'reward_model.json'
+    try: info = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError: raise UsageError(f'{path}: no such file; {folder} is not a checkpoint of this kit, nor a GRM of the original') from None
+    except (OSError, ValueError): raise UsageError(f'{path}: damaged') from None
+    if not isinstance(info, dict) or (info.get('method'), info.get('kind')) not in {('bt','lora'), ('bt','full'), ('bt','frozen'), ('grm','lora'), ('grm','full')}:
+        raise UsageError(f'{path}: names no method and kind that this version knows')
+    lost = [k for k in ('base_model', 'pad_token_id', *(('head',) if info['method'] == 'grm' else ())) if k not in info]
+    if lost: raise UsageError(f'{path}: does not say {", ".join(lost)}')
+    if info['method'] == 'grm':
+        try: ValueHead(**info['head'])
+        except (TypeError, ValueError, RuntimeError): raise UsageError(f"{path}: {info['head']} is not the shape of a value head") from None
+    return info
+
+# %% ../nbs/09_checkpoints.ipynb #7fddada3
 def load_reward_model(
     folder,              # Checkpoint
     base_model:str|None=None, # Base, where it has moved since
@@ -93,20 +108,6 @@ def load_reward_model(
     if info['kind'] == 'lora': stock = _with_adapter(stock, folder)
     model = RewardModel(stock) if info['method'] == 'bt' else GRM(stock, ValueHead(**info['head']))
     return load_weights(model, folder).to(device).eval(), load_tokenizer(str(folder))
-
-def _info(folder): # What a checkpoint says of itself
-    path = folder/'reward_model.json'
-    try: info = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise UsageError(f'{path}: no such file; {folder} is not a checkpoint of this kit, nor a GRM of the original') from None
-    except (OSError, ValueError): raise UsageError(f'{path}: damaged') from None
-    if not isinstance(info, dict) or (info.get('method'), info.get('kind')) not in {('bt','lora'), ('bt','full'), ('bt','frozen'), ('grm','lora'), ('grm','full')}:
-        raise UsageError(f'{path}: names no method and kind that this version knows')
-    lost = [k for k in ('base_model', 'pad_token_id', *(('head',) if info['method'] == 'grm' else ())) if k not in info]
-    if lost: raise UsageError(f'{path}: does not say {", ".join(lost)}')
-    if info['method'] == 'grm':
-        try: ValueHead(**info['head'])
-        except (TypeError, ValueError, RuntimeError): raise UsageError(f"{path}: {info['head']} is not the shape of a value head") from None
-    return info
 
 def _of_the_original(folder, base_model, device, dtype):
     model,notes = load_original(folder, base_model, dtype=dtype)

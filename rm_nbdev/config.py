@@ -140,6 +140,7 @@ def contradictions(
     if v['use_liger_kernel']: out.append('--use_liger_kernel True: its kernels replace output layers that a reward model does not have; leave the flag out')
     return out
 
+# %% ../nbs/00a_config.ipynb #6aa6a100
 def bt_contradictions(v, given):
     "What cannot be meant in Bradley-Terry training"
     out = []
@@ -187,6 +188,7 @@ class Config:
     def __repr__(self): return f'Config({", ".join(f"{k}={v!r}" for k,v in self.__dict__.items())})'
     def __eq__(self, other): return isinstance(other, Config) and self.__dict__ == other.__dict__
 
+# %% ../nbs/00a_config.ipynb #f22fe188
 def not_known(
     k:str,      # A name that the method does not know
     method:str, # Training method
@@ -196,6 +198,7 @@ def not_known(
     close = difflib.get_close_matches(k, list(all_settings(method)), 3)
     return f": did you mean {' or '.join(close)}?" if close else f'; `rm-train {method} --help` lists them'
 
+# %% ../nbs/00a_config.ipynb #7e08db91
 def _preset(given, method='bt'): # Defaults that depend on the method and on the base
     return dict(weight_ratio=DEFAULT_WEIGHT[method]) | (MINIATURE if given.get('base_model') == 'miniature' else {})
 

@@ -64,6 +64,7 @@ def _or_none(t): # `--save_total_limit None` says no limit
     _parse.__name__ = t.__name__
     return _parse
 
+# %% ../nbs/00b_flags.ipynb #9870407e
 def flag_parser(
     prog:str='rm-train bt',  # Name shown in help
     epilog:str=EXAMPLES,     # Text after the flags

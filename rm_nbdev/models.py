@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from fastcore.basics import patch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from transformers.utils import cached_file
@@ -146,27 +147,31 @@ class GRM(RewardModel):
             with self.model.disable_adapter() if self.kind == 'lora' else contextlib.nullcontext(), torch.no_grad(): yield self._copy[0] or self.inner
         finally: self.train(was)
 
-    def reference_logps(self,
-        input_ids:torch.Tensor,      # Token ids; (rows, length)
-        attention_mask:torch.Tensor, # 1 for tokens, 0 for padding; (rows, length)
-        learned:torch.Tensor,        # Tokens that count; (rows, length), bool
-        average:bool=False,          # Divide by each row's number of tokens
-    )->torch.Tensor:                 # Log-probabilities under the reference, no gradient; (rows,)
-        "What the reference makes of the learned tokens"
-        with self.reference() as lm: return learned_logps(lm, hidden_states(lm, input_ids, attention_mask), input_ids, attention_mask, learned, average)
+# %% ../nbs/06b_models.ipynb #7ae3d573
+@patch
+def reference_logps(self:GRM,
+    input_ids:torch.Tensor,      # Token ids; (rows, length)
+    attention_mask:torch.Tensor, # 1 for tokens, 0 for padding; (rows, length)
+    learned:torch.Tensor,        # Tokens that count; (rows, length), bool
+    average:bool=False,          # Divide by each row's number of tokens
+)->torch.Tensor:                 # Log-probabilities under the reference, no gradient; (rows,)
+    "What the reference makes of the learned tokens"
+    with self.reference() as lm: return learned_logps(lm, hidden_states(lm, input_ids, attention_mask), input_ids, attention_mask, learned, average)
 
-    def forward(self,
-        input_ids:torch.Tensor,           # Token ids; (rows, length)
-        attention_mask:torch.Tensor,      # 1 for tokens, 0 for padding; (rows, length)
-        learned:torch.Tensor|None=None,   # Tokens whose log-probability is wanted; (rows, length), bool. None: the reward alone, no output layer
-        average:bool=False,               # Divide a row's log-probability by its number of tokens
-        reference:bool=False,             # The reference's, too
-    ):                                    # Rewards, float32; (rows,). With `learned` a tuple: rewards, log-probabilities, and the reference's or None
-        h = hidden_states(self.inner, input_ids, attention_mask)
-        r = self.score(h, attention_mask)
-        if learned is None: return r
-        rest = input_ids, attention_mask, learned, average
-        return r, learned_logps(self.inner, h, *rest), self.reference_logps(*rest) if reference else None
+@patch
+def forward(self:GRM,
+    input_ids:torch.Tensor,           # Token ids; (rows, length)
+    attention_mask:torch.Tensor,      # 1 for tokens, 0 for padding; (rows, length)
+    learned:torch.Tensor|None=None,   # Tokens whose log-probability is wanted; (rows, length), bool. None: the reward alone, no output layer
+    average:bool=False,               # Divide a row's log-probability by its number of tokens
+    reference:bool=False,             # The reference's, too
+):                                    # Rewards, float32; (rows,). With `learned` a tuple: rewards, log-probabilities, and the reference's or None
+    "The reward, and what the text loss needs, from one pass"
+    h = hidden_states(self.inner, input_ids, attention_mask)
+    r = self.score(h, attention_mask)
+    if learned is None: return r
+    rest = input_ids, attention_mask, learned, average
+    return r, learned_logps(self.inner, h, *rest), self.reference_logps(*rest) if reference else None
 
 # %% ../nbs/06b_models.ipynb #0b0d8852
 def has_bf16(

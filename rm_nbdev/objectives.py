@@ -7,6 +7,7 @@ __all__ = ['BTObjective', 'GRMObjective', 'make_objective', 'measured']
 
 # %% ../nbs/07a_objectives.ipynb #e3ba5c25
 import torch
+from fastcore.basics import patch
 from .losses import bt_loss, get_loss, pair_metrics
 from .text_losses import text_loss, text_metrics
 from .batching import pair_rewards
@@ -49,22 +50,6 @@ class GRMObjective:
         self.text,self.needs_rejected,self.needs_reference = text_loss(c.sft_only, c.reference_free, c.no_logsigmoid_sft, c.beta)
         self.has_reference = not c.reference_free
 
-    def values(self,
-        model,            # `GRM`, possibly wrapped for several devices
-        batch:dict,       # From `PairCollator`, with `learned`
-        evaluating=False, # For an evaluation: the log-probabilities of both responses
-    )->dict:              # name -> tensor (n,)
-        "Rewards and, with a text loss, log-probabilities"
-        if not self.w: return dict(zip(('chosen', 'rejected'), pair_rewards(model, batch)))
-        learned = batch['learned'].clone()
-        both,n = evaluating or self.needs_rejected,len(learned)//2
-        if not both: learned[n:] = False
-        wants = self.needs_reference or evaluating and self.has_reference
-        r,logp,ref = model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], learned=learned, average=self.average, reference=wants and 'ref_chosen' not in batch)
-        v = dict(chosen=r[:n], rejected=r[n:], logp_chosen=logp[:n]) | (dict(logp_rejected=logp[n:]) if both else {})
-        if not wants: return v
-        return v | (dict(ref_chosen=batch['ref_chosen'], ref_rejected=batch['ref_rejected']) if ref is None else dict(ref_chosen=ref[:n], ref_rejected=ref[n:]))
-
     def terms(self,
         v:dict, # From `values`
     )->dict:    # `loss`; with a text loss its two terms, `reward_loss` and `text_loss`; scalars
@@ -81,6 +66,24 @@ class GRMObjective:
         m = {k:t.item() for k,t in self.terms(v).items()} | pair_metrics(v['chosen'], v['rejected'])
         m['reward_accuracy'] = m['accuracy']                                 # the original's name
         return m | (text_metrics(v['logp_chosen'], v.get('logp_rejected'), v.get('ref_chosen', 0.), v.get('ref_rejected', 0.)) if self.w else {})
+
+# %% ../nbs/07a_objectives.ipynb #8fb6c194
+@patch
+def values(self:GRMObjective,
+    model,            # `GRM`, possibly wrapped for several devices
+    batch:dict,       # From `PairCollator`, with `learned`
+    evaluating=False, # For an evaluation: the log-probabilities of both responses
+)->dict:              # name -> tensor (n,)
+    "Rewards and, with a text loss, log-probabilities"
+    if not self.w: return dict(zip(('chosen', 'rejected'), pair_rewards(model, batch)))
+    learned = batch['learned'].clone()
+    both,n = evaluating or self.needs_rejected,len(learned)//2
+    if not both: learned[n:] = False
+    wants = self.needs_reference or evaluating and self.has_reference
+    r,logp,ref = model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], learned=learned, average=self.average, reference=wants and 'ref_chosen' not in batch)
+    v = dict(chosen=r[:n], rejected=r[n:], logp_chosen=logp[:n]) | (dict(logp_rejected=logp[n:]) if both else {})
+    if not wants: return v
+    return v | (dict(ref_chosen=batch['ref_chosen'], ref_rejected=batch['ref_rejected']) if ref is None else dict(ref_chosen=ref[:n], ref_rejected=ref[n:]))
 
 # %% ../nbs/07a_objectives.ipynb #33ab42ed
 def make_objective(

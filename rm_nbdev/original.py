@@ -61,6 +61,24 @@ def _adapter(folder, found, lora_alpha): # Rank, scale and layers; what the file
     return r, alpha or 64, said.get('target_modules') or layers, said.get('base_model_name_or_path'), note
 
 # %% ../nbs/08b_original.ipynb #f361ece4
+def _with_lora(folder, found, file, base, given, lora_alpha, dtype):
+    r,alpha,layers,named,note = _adapter(folder, found, lora_alpha)
+    if not (base := given or named or base): raise UsageError(f'{folder}: its files do not name the base of the adapters; give base_model')
+    model = add_lora(load_stock(AutoModelForCausalLM, base, dtype=dtype)[0], base, layers, r, alpha, 0.)
+    names = {bare(k):k for k in get_peft_model_state_dict(model, save_embedding_layers=False)}
+    check_keys(found, {b:v for b,v in ((bare(k), v) for k,v in get_peft_model_state_dict(model, save_embedding_layers=False).items())}, file)
+    set_peft_model_state_dict(model, {names[k]:v for k,v in found.items()})
+    return model, [note]
+
+def _whole(folder, dtype):
+    weight_files(folder)
+    lm,lost,extra = load_stock(AutoModelForCausalLM, str(folder), dtype=dtype, ours='lm_head.')
+    if stray := {k:torch.empty(0) for k in extra if 'v_head.' not in k}: check_keys(stray, {}, folder)
+    if not lost: return lm, []
+    torch.nn.init.zeros_(lm.get_output_embeddings().weight)                     # random otherwise; a reward does not need it
+    return lm, [f'{folder}: its files hold no output layer: it gives rewards, but no log-probabilities']
+
+# %% ../nbs/08b_original.ipynb #202a68dc
 def is_original(
     folder, # A checkpoint
 )->bool:    # Whether it could be one of the original's
@@ -88,23 +106,6 @@ def load_original(
     check_keys(head, v.state_dict(), f'{folder}: value head')
     v.load_state_dict(head)
     return GRM(model, v).eval(), [n for n in (*notes, *more) if n]
-
-def _with_lora(folder, found, file, base, given, lora_alpha, dtype):
-    r,alpha,layers,named,note = _adapter(folder, found, lora_alpha)
-    if not (base := given or named or base): raise UsageError(f'{folder}: its files do not name the base of the adapters; give base_model')
-    model = add_lora(load_stock(AutoModelForCausalLM, base, dtype=dtype)[0], base, layers, r, alpha, 0.)
-    names = {bare(k):k for k in get_peft_model_state_dict(model, save_embedding_layers=False)}
-    check_keys(found, {b:v for b,v in ((bare(k), v) for k,v in get_peft_model_state_dict(model, save_embedding_layers=False).items())}, file)
-    set_peft_model_state_dict(model, {names[k]:v for k,v in found.items()})
-    return model, [note]
-
-def _whole(folder, dtype):
-    weight_files(folder)
-    lm,lost,extra = load_stock(AutoModelForCausalLM, str(folder), dtype=dtype, ours='lm_head.')
-    if stray := {k:torch.empty(0) for k in extra if 'v_head.' not in k}: check_keys(stray, {}, folder)
-    if not lost: return lm, []
-    torch.nn.init.zeros_(lm.get_output_embeddings().weight)                     # random otherwise; a reward does not need it
-    return lm, [f'{folder}: its files hold no output layer: it gives rewards, but no log-probabilities']
 
 # %% ../nbs/08b_original.ipynb #d6d8846f
 def original_tokenizer(
