@@ -92,7 +92,7 @@ RULES = dict(
     warmup_ratio=('from 0 to under 1', lambda v: 0 <= v < 1), max_grad_norm=('0 (no limit) or more', lambda v: 0 <= v < math.inf),
     eval_fraction=('between 0 and 1', lambda v: 0 < v < 1), dataset_mode=("'40k', '400k' or nothing", lambda v: v in ('', '40k', '400k')),
     weight_decay=('0 or more', lambda v: 0 <= v < math.inf), warmup_steps=('0 or more', lambda v: 0 <= v < math.inf),
-    beta=('over 0', lambda v: 0 < v < math.inf), num_layers=_count, num_neurons=_count,
+    beta=('over 0', lambda v: 0 < v < math.inf), num_layers=('a whole number from 1 to 64', lambda v: 1 <= v <= 64), num_neurons=('a whole number from 1 to 65536', lambda v: 1 <= v <= 2**16),
     eval_accumulation_steps=_count, dataloader_num_workers=('0 or more', lambda v: v >= 0),
     seed=('from 0 to 2**32-1', lambda v: 0 <= v < 2**32), split_seed=('from 0 to 2**32-1', lambda v: 0 <= v < 2**32))
 
@@ -168,7 +168,7 @@ class Config:
         method:str='bt', # Training method
         **settings,      # Any setting by name; the rest take their defaults
     ):
-        if method not in METHODS: raise UsageError(f"method {method!r}: this version trains {', '.join(METHODS)}")
+        if not isinstance(method, str) or method not in METHODS: raise UsageError(f"method {method!r}: this version trains {', '.join(METHODS)}")
         known = all_settings(method)
         for k in settings:
             if k not in known: raise UsageError(f'{k!r} is not a setting{not_known(k, method)}')
@@ -194,6 +194,8 @@ def not_known(
     method:str, # Training method
 )->str:         # What to add to the message
     "Whose setting it is, or the known names that look like it"
+    k = k if k in own_settings() else k.removeprefix('no_')
+    if k in all_settings(method): return f': write it as --{k}'
     if whose := [m for m in METHODS if k in own_settings(m)]: return f": it belongs to {' and '.join(whose)}, not to {method}"
     close = difflib.get_close_matches(k, list(all_settings(method)), 3)
     return f": did you mean {' or '.join(close)}?" if close else f'; `rm-train {method} --help` lists them'
@@ -267,7 +269,7 @@ def load_config(
     try: d = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except OSError as e: raise UsageError(f'{path}: cannot be read ({e.strerror}); give a config.yaml') from None
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise UsageError(f'{path}: not YAML ({str(e).splitlines()[0]})') from None
-    if not isinstance(d, dict): raise UsageError(f'{path}: holds no settings (name: value lines expected)')
+    if not isinstance(d, dict) or not all(isinstance(k, str) for k in d): raise UsageError(f'{path}: holds no settings (name: value lines expected)')
     method = d.pop('method', method)
-    try: return Config(method, **changed(d, method if method in METHODS else 'bt') | changes)
+    try: return Config(method, **changed(d, method if method in list(METHODS) else 'bt') | changes)
     except UsageError as e: raise UsageError(f'{path}: {e}') from None

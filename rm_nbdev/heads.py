@@ -61,7 +61,9 @@ def head_shape(
     where,        # File, for the message
 )->dict:          # As `ValueHead.shape`
     "The shape of the value head that these tensors make; `UsageError` if they make none"
-    if set(weights) == {'summary.weight', 'summary.bias'}: return dict(layer_type='linear', hidden_size=weights['summary.weight'].shape[1])
+    odd = [k for k,v in weights.items() if not v.is_floating_point() or v.layout != torch.strided or v.is_meta or not v.isfinite().all()]
+    if odd: raise UsageError(f'{where}: not a value head ({", ".join(odd[:3])}: not finite floating-point numbers)')
+    if set(weights) == {'summary.weight', 'summary.bias'} and weights['summary.weight'].ndim == 2: return dict(layer_type='linear', hidden_size=weights['summary.weight'].shape[1])
     at = sorted(int(m[1]) for k in weights if (m := re.fullmatch(r'summary\.(\d+)\.weight', k)))
     keys = {f'summary.{i}.{n}' for i in at for n in ('weight', 'bias')}
     if len(at) < 2 or at != list(range(0, 2*len(at), 2)) or keys != set(weights):
@@ -80,8 +82,10 @@ def find_head(
     except UsageError: files = []                                          # an adapter alone
     if (a := folder/'adapter_model.safetensors').is_file(): files = [*files, a]
     for f in files:
-        inside |= {re.sub(r'^(.*\.)?v_head\.', '', k):v for k,v in read_tensors(f, lambda k: 'v_head.' in k).items()}
+        inside |= {_bare(k):v for k,v in read_tensors(f, lambda k: 'v_head.' in k).items()}
     if not (folder/'v_head.pt').is_file(): return inside or None, ''
-    head = read_tensors(folder/'v_head.pt')
+    head = {_bare(k):v for k,v in read_tensors(folder/'v_head.pt').items()}
     same = not inside or set(head) == set(inside) and all(torch.equal(head[k].float(), v.float()) for k,v in inside.items())
     return head, '' if same else f'{folder}: v_head.pt differs from the v_head among its other tensors; v_head.pt is taken'
+
+def _bare(k): return re.sub(r'^(.*\.)?v_head\.', '', k) # A head's weight without the prefixes of what holds it

@@ -131,7 +131,7 @@ def pair_metrics(
     c,r = _float64(chosen),_float64(rejected)
     d = reward_difference(c, r)
     both = torch.cat([c, r])
-    res = dict(accuracy=((d>0) + .5*(d==0)).mean(), margin=d.mean(),
+    res = dict(accuracy=((d>0) + .5*(d==0)).double().mean(), margin=d.mean(),
         reward_chosen_mean=c.mean(), reward_chosen_std=c.std(correction=0),
         reward_rejected_mean=r.mean(), reward_rejected_std=r.std(correction=0),
         mean_reward=both.mean(), min_reward=both.min(), max_reward=both.max())

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from .config import UsageError
 from .tokens import load_tokenizer, set_pad_token
 from .weights import check_keys, read_tensors, weight_files
-from .bases import add_lora, load_stock
+from .bases import adapter_from, add_lora, load_stock
 from .heads import ValueHead, find_head, head_shape
 from .models import GRM
 
@@ -51,20 +51,20 @@ def _lora_tensors(folder): # bare name -> tensor, and the file
         if f.is_file() and read_tensors(f, lambda k: 'lora_' in k): return {bare(k):v for k,v in read_tensors(f, ours).items()}, f
     return {}, None
 
-def _adapter(folder, found, lora_alpha): # Rank, scale and layers; what the files do not say
-    said = _json(folder/'adapter_config.json')
+def _plain_adapter(model, base, folder, found, lora_alpha): # Without a config: rank and layers from the tensors, the scale given or the original's default
     ranks = {v.shape[0] for k,v in found.items() if k.endswith('lora_A.weight')}
     layers = sorted({k.split('.')[-3] for k in found if k.endswith('lora_A.weight')})
     if not ranks: raise UsageError(f'{folder}: adapters without a lora_A matrix')
-    r,alpha = said.get('r', max(ranks)),lora_alpha or said.get('lora_alpha')
-    note = '' if alpha else f"{folder}: no adapter_config.json says the adapters' scale; lora_alpha 64 is taken, the original's default (load_original(..., lora_alpha=N) takes another)"
-    return r, alpha or 64, said.get('target_modules') or layers, said.get('base_model_name_or_path'), note
+    note = '' if lora_alpha else f"{folder}: no adapter_config.json says the adapters' scale; lora_alpha 64 is taken, the original's default (lora_alpha=N takes another)"
+    return add_lora(model, base, layers, max(ranks), lora_alpha or 64, 0.), note
 
 # %% ../nbs/08b_original.ipynb #f361ece4
 def _with_lora(folder, found, file, base, given, lora_alpha, dtype):
-    r,alpha,layers,named,note = _adapter(folder, found, lora_alpha)
-    if not (base := given or named or base): raise UsageError(f'{folder}: its files do not name the base of the adapters; give base_model')
-    model = add_lora(load_stock(AutoModelForCausalLM, base, dtype=dtype)[0], base, layers, r, alpha, 0.)
+    said = _json(folder/'adapter_config.json')
+    if not (base := given or said.get('base_model_name_or_path') or base): raise UsageError(f'{folder}: its files do not name the base of the adapters; give base_model')
+    lm = load_stock(AutoModelForCausalLM, base, dtype=dtype)[0]
+    model,note = (adapter_from(lm, folder), '') if said else _plain_adapter(lm, base, folder, found, lora_alpha)
+    model.peft_config['default'].base_model_name_or_path = base
     names = {bare(k):k for k in get_peft_model_state_dict(model, save_embedding_layers=False)}
     check_keys(found, {b:v for b,v in ((bare(k), v) for k,v in get_peft_model_state_dict(model, save_embedding_layers=False).items())}, file)
     set_peft_model_state_dict(model, {names[k]:v for k,v in found.items()})

@@ -113,6 +113,7 @@ def run_config(
     "What `rm-run NAME [METHOD] [flags]` asks for"
     if not argv or argv[0].startswith('-'): raise UsageError('a name for the run comes first: rm-run NAME [bt|grm] [flags] (see rm-run --help)')
     name,rest = argv[0],argv[1:]
+    if name in METHODS: raise UsageError(f'{name!r}: is a method; a name for the run comes first, as in rm-run {name}-1 {name} (see rm-run --help)')
     if not re.fullmatch(r'\w[\w.+-]{0,99}', name): raise UsageError(f'{name!r}: not a name for a run; it becomes a folder, so use letters, digits and _ . + - (at most 100)')
     method,rest = (rest[0],rest[1:]) if rest and not rest[0].startswith('-') else ('bt',rest)
     if method not in METHODS: raise UsageError(f'{method!r}: not a method; there is {", ".join(METHODS)}')

@@ -78,4 +78,4 @@ def text_metrics(
     res = dict(logp_chosen=c.mean().item())
     if r is None: return res
     d = (c - r) - (rc - rr)
-    return res | dict(logp_rejected=r.mean().item(), dpo_accuracy=((d>0) + .5*(d==0)).mean().item())
+    return res | dict(logp_rejected=r.mean().item(), dpo_accuracy=((d>0) + .5*(d==0)).double().mean().item())

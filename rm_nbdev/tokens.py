@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos', 'common_prefix', 'render', 'fit_pair',
-           'moved_spans', 'answer_chars', 'encode_texts', 'encode_batch', 'unknown_share', 'tokenize_pairs',
+           'moved_spans', 'token_span', 'encode_texts', 'encode_batch', 'unknown_share', 'tokenize_pairs',
            'pad_candidates', 'used_ids', 'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
@@ -15,7 +15,7 @@ import numpy as np, pyarrow as pa, pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import AutoTokenizer
 from .config import UsageError, first_line
-from .turns import asks_for_answer, earlier_answers, turn_span
+from .turns import answers
 
 # %% ../nbs/04_tokens.ipynb #d1ae0445
 def load_tokenizer(
@@ -113,20 +113,20 @@ def moved_spans(
     return [i for a,b in spans if at(b) > at(a) for i in (at(a), at(b))]
 
 # %% ../nbs/04_tokens.ipynb #83b102a0
-def answer_chars(
-    tok,                  # Tokenizer with a chat template
-    messages:list[dict],  # Conversation, the last turn the assistant's
-    turns:str,            # 'last' or 'all_assistant'
-)->tuple[list, int|None]: # Spans of the earlier answers; where the last one begins, None if its prompt says so; in characters
-    "Which characters are learned"
-    earlier = earlier_answers(tok, messages) if turns == 'all_assistant' else []
-    return earlier, None if asks_for_answer(tok) else turn_span(tok, messages, len(messages)-1)[0]
+def token_span(
+    offsets:list[tuple[int,int]], # Of each token: first character, character after the last
+    span:tuple[int,int],          # The same of a piece of the text
+)->tuple[int,int]:                # First token and token after the last
+    "The tokens of a piece of text"
+    ends = [0, *(e for _,e in offsets)]
+    hit = [i for i,(s,e) in enumerate(offsets) if e > span[0] and min(s, ends[i]) < span[1]]
+    return (hit[0], hit[-1]+1) if hit else (0, 0)
 
 # %% ../nbs/04_tokens.ipynb #9b40075d
-def _render_row(tok, row, skip, turns): # Of each side: prompt, whole text, and what `answer_chars` says
+def _render_row(tok, row, skip, turns): # Of each side: prompt, whole text, and its answers in characters
     try:
-        sides = [(*render(tok, row[k]), *(answer_chars(tok, row[k], turns) if turns else ([], None))) for k in ('chosen', 'rejected')]
-        if all(whole for _,whole,_,_ in sides): return sides
+        sides = [(*render(tok, row[k]), answers(tok, row[k], turns) if turns else []) for k in ('chosen', 'rejected')]
+        if all(whole for _,whole,_ in sides): return sides
         why = 'it wrote nothing'
     except Exception as e: why = first_line(e)
     if skip: return None
@@ -134,13 +134,17 @@ def _render_row(tok, row, skip, turns): # Of each side: prompt, whole text, and 
                      'mend the row, give another template with --chat_template FILE, or --skip_bad_rows True')
 
 def encode_texts(
-    tok,               # Tokenizer
-    texts:list[str],   # Templated texts
-)->list[list[int]]:    # Token ids, one BOS each where the tokenizer wants one
+    tok,                # Tokenizer
+    texts:list[str],    # Templated texts
+    offsets:bool=False, # With the characters of each token; needs a fast tokenizer
+)->list:                # Token ids, one BOS each where the tokenizer wants one; with `offsets` pairs of these and their characters
     "Encode templated texts in one call"
     if not texts: return []
     wanted,bos = adds_bos(tok),tok.bos_token_id
-    return [one_bos(ids, bos, wanted) for ids in tok(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids]
+    out = tok(texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=offsets, verbose=False)
+    ids = [one_bos(o, bos, wanted) for o in out.input_ids]
+    if not offsets: return ids
+    return [(new, [(0,0)]*(len(new)-len(old)) + chars[max(0, len(old)-len(new)):]) for new,old,chars in zip(ids, out.input_ids, out.offset_mapping)]
 
 # %% ../nbs/04_tokens.ipynb #c8bd4838
 _ids = List(Value('int32'))
@@ -148,12 +152,12 @@ _token_features = Features(dict(chosen_ids=_ids, rejected_ids=_ids, chosen_start
 _span_features = Features(dict(chosen_spans=_ids, rejected_spans=_ids))
 
 def _encode_rows(tok, rendered): # Of each side: ids, where the answer begins, spans to learn
-    known = (t for o in rendered if o for p,w,earlier,last in o for t in (p, w, *(w[:i] for s in earlier for i in s), *([] if last is None else [w[:last]])))
-    texts = list(dict.fromkeys(known))                                                   # a shared prompt is encoded once
-    ids = dict(zip(texts, encode_texts(tok, texts)))
-    def side(p, w, earlier, last):
-        def at(text): return common_prefix(ids[text], ids[w])
-        return ids[w], at(p), [(at(w[:a]), at(w[:b])) for a,b in earlier] + [(at(p if last is None else w[:last]), len(ids[w]))]
+    texts = list(dict.fromkeys(t for o in rendered if o for p,w,_ in o for t in (p, w)))        # a shared prompt is encoded once
+    known = dict(zip(texts, encode_texts(tok, texts, offsets=any(o and o[0][2] for o in rendered))))
+    def side(p, w, spans):
+        if not spans: return known[w], common_prefix(known[p], known[w]), []
+        (pi,_),(wi,offsets) = known[p],known[w]
+        return wi, common_prefix(pi, wi), [token_span(offsets, s) for s in spans]
     return [o and [side(*s) for s in o] for o in rendered]
 
 def encode_batch(
@@ -202,7 +206,7 @@ def tokenize_pairs(
     turns:str|None=None,            # See `encode_batch`
 )->tuple[Dataset, dict]:            # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `margin`, `row`, perhaps `chosen_spans`, `rejected_spans`; and counts
     "Pairs as token ids, what cannot be used dropped and counted"
-    key = json.dumps([pairs._fingerprint, _tokenizer_hash(tok), max_length, overlong, skip_bad_rows, 2] + ([turns, 1] if turns else []))
+    key = json.dumps([pairs._fingerprint, _tokenizer_hash(tok), max_length, overlong, skip_bad_rows, 2] + ([turns, 2] if turns else []))
     ds = pairs.map(encode_batch, batched=True, batch_size=500, remove_columns=['chosen', 'rejected'], desc=f'tokenizing {name} pairs',
         fn_kwargs=dict(tok=tok, max_length=max_length, overlong=overlong, skip_bad_rows=skip_bad_rows, turns=turns),
         features=Features({k:v for k,v in pairs.features.items() if k not in ('chosen', 'rejected')} | _token_features | (_span_features if turns else {})),

@@ -19,11 +19,11 @@ from transformers.utils import logging as hf_logging
 from .settings import METHODS
 from .config import Config, UsageError, save_config, write_text
 from .flags import command, flag_parser, parse_flags
-from .checkpoints import checkpoint_steps
+from .checkpoints import checkpoint_steps, load_weights
 from .metrics import read_metrics
 from .dynamics import LiveFigure, in_notebook, reward_histogram, save_figure, training_figure
 from .models import make_model
-from .prepare import Prepared, arithmetic, clear_run, prepare, rows_table
+from .prepare import Prepared, arithmetic, clear_run, prepare, resume_folder, rows_table
 from .trainer import PairTrainer, TrainingDiverged
 
 # %% ../nbs/13_train.ipynb #94a4483d
@@ -198,11 +198,12 @@ def train(
     _say(rows_table(p.report).to_string(na_rep='-'), *p.report['notes'], arithmetic(c)[1], set_up_trackers(p.c), f'training {how} of {c.base_model}')
     t = _trainer(c, p)
     _say(t.model.note)
-    resume = {None:None, 'True':True, 'False':None}.get(c.resume_from_checkpoint, c.resume_from_checkpoint)
+    resume = resume_folder(p.c)
+    if resume: load_weights(t.model, resume)                           # does it fit? before anything of the run is written
     if main := t.is_world_process_zero():
         if not resume: clear_run(p.c.output_dir)                     # only now: everything is there to begin
         _start(c, p, t)
-    try: t.train(resume_from_checkpoint=resume)
+    try: t.train(resume_from_checkpoint=str(resume) if resume else None)
     except BaseException as e:
         status = {KeyboardInterrupt:'interrupted', SystemExit:'terminated', TrainingDiverged:'diverged'}.get(type(e), 'failed')
         if main:

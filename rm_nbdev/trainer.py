@@ -79,9 +79,9 @@ def _clip_grad_norm(self:PairTrainer, model):
 
 @patch
 def _diverged(self:PairTrainer, what, value, step=None):
-    step,kept = step or self.state.global_step+1,checkpoint_steps(self.args.output_dir)
+    step,kept = self.state.global_step+1 if step is None else step,checkpoint_steps(self.args.output_dir)
     have = f'checkpoints before it are whole, the last is checkpoint-{kept[-1]}' if kept else 'no checkpoint was written yet'
-    raise TrainingDiverged(f'step {step}: the {what} is {value}; training stopped, {have}. A lower --learning_rate is the usual remedy')
+    raise TrainingDiverged(f'step {step}: the {what} is {value}; training stopped, {have}. ' + ('The base or its head holds such numbers' if step == 0 else 'A lower --learning_rate is the usual remedy'))
 
 # %% ../nbs/12_trainer.ipynb #fc40814e
 @patch
@@ -171,7 +171,7 @@ def _save_checkpoint(self:PairTrainer, model, trial):
     try: Trainer._save_checkpoint(self, model, trial)
     except BaseException as e:
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(e, (RuntimeError, SafetensorError)): raise OSError(EIO, f'could not be written ({str(e).splitlines()[0]})', str(run/name)) from e   # a full disk, as torch and safetensors put it
+        if isinstance(e, (RuntimeError, SafetensorError)): raise OSError(EIO, f'could not be written; is the disk full? ({str(e).splitlines()[0]})', str(run/name)) from e   # a full disk, as torch and safetensors put it
         raise
     finally: self._aside = None
     acc.wait_for_everyone()
