@@ -115,11 +115,12 @@ def moved_spans(
 # %% ../nbs/04_tokens.ipynb #83b102a0
 def token_span(
     offsets:list[tuple[int,int]], # Of each token: first character, character after the last
-    span:tuple[int,int],          # The same of a piece of the text
+    span:tuple[int,int,int],      # First character of an answer, character after its last, character after its closing
 )->tuple[int,int]:                # First token and token after the last
-    "The tokens of a piece of text"
-    ends = [0, *(e for _,e in offsets)]
-    hit = [i for i,(s,e) in enumerate(offsets) if e > span[0] and min(s, ends[i]) < span[1]]
+    "The tokens of an answer and its closing"
+    first,last,close = span
+    starts = [s if s < e else before for (s,e),before in zip(offsets, [0, *(e for _,e in offsets)])]
+    hit = [i for i,(s,(_,e)) in enumerate(zip(starts, offsets)) if e > first and (s < last or s < e <= close)]
     return (hit[0], hit[-1]+1) if hit else (0, 0)
 
 # %% ../nbs/04_tokens.ipynb #9b40075d
@@ -206,7 +207,7 @@ def tokenize_pairs(
     turns:str|None=None,            # See `encode_batch`
 )->tuple[Dataset, dict]:            # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `margin`, `row`, perhaps `chosen_spans`, `rejected_spans`; and counts
     "Pairs as token ids, what cannot be used dropped and counted"
-    key = json.dumps([pairs._fingerprint, _tokenizer_hash(tok), max_length, overlong, skip_bad_rows, 2] + ([turns, 2] if turns else []))
+    key = json.dumps([pairs._fingerprint, _tokenizer_hash(tok), max_length, overlong, skip_bad_rows, 2] + ([turns, 3] if turns else []))
     ds = pairs.map(encode_batch, batched=True, batch_size=500, remove_columns=['chosen', 'rejected'], desc=f'tokenizing {name} pairs',
         fn_kwargs=dict(tok=tok, max_length=max_length, overlong=overlong, skip_bad_rows=skip_bad_rows, turns=turns),
         features=Features({k:v for k,v in pairs.features.items() if k not in ('chosen', 'rejected')} | _token_features | (_span_features if turns else {})),

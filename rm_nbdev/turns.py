@@ -27,16 +27,16 @@ def turn_span(
     tok,                 # Tokenizer with a chat template
     messages:list[dict], # Conversation
     i:int,               # Which message, the assistant's
-)->tuple[int,int]:       # Where the answer begins and its closing ends, in characters
+)->tuple[int,int,int]:   # Where the answer begins, where it ends, and where its closing ends, in characters
     "An answer and its closing in the templated text"
     text,start,end = content_span(tok, messages, i)
     alone,_,stop = content_span(tok, messages[:i+1], i)
-    return start, end + len(commonprefix([text[end:], alone[stop:]]))
+    return start, end, end + len(commonprefix([text[end:], alone[stop:]]))
 
 def earlier_answers(
     tok,                      # Tokenizer with a chat template
     messages:list[dict],      # Conversation, the last turn the assistant's
-)->list[tuple[int,int]]:      # Spans in characters, in order; the last answer is not among them
+)->list[tuple[int,int,int]]:  # As `turn_span`, in order; the last answer is not among them
     "The answers before the last one"
     return [turn_span(tok, messages, i) for i,m in enumerate(messages[:-1]) if m['role'] == 'assistant']
 
@@ -53,9 +53,9 @@ def answers(
     tok,                     # Tokenizer with a chat template
     messages:list[dict],     # Conversation, the last turn the assistant's
     turns:str='last',        # 'last', or 'all_assistant' for the earlier answers as well
-)->list[tuple[int,int]]:     # Spans in characters of the templated text, in order
+)->list[tuple[int,int,int]]: # As `turn_span`, in order; of the last answer all that follows its prompt
     "What the assistant said, each answer with its closing"
     text = tok.apply_chat_template(messages, tokenize=False)
     prompt = tok.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     start = len(prompt) if asks_for_answer(tok) and text.startswith(prompt) else turn_span(tok, messages, len(messages)-1)[0]
-    return (earlier_answers(tok, messages) if turns == 'all_assistant' else []) + [(start, len(text))]
+    return (earlier_answers(tok, messages) if turns == 'all_assistant' else []) + [(start, len(text), len(text))]
