@@ -172,6 +172,7 @@ def adapter_from(
         cfg = PeftConfig.from_pretrained(str(folder))
         if not isinstance(cfg, LoraConfig): raise UsageError(f'{path}: {cfg.peft_type} adapters; only LoRA is known here')
         cfg.task_type,cfg.init_lora_weights,cfg.inference_mode = TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,True,False
+        cfg.base_model_name_or_path = model.name_or_path                           # where the base is now
         if not classifier: cfg.modules_to_save = [m for m in cfg.modules_to_save or [] if m not in ('score', 'classifier')] or None
         with seeded(0): return get_peft_model(model, cfg)
     except UsageError: raise
