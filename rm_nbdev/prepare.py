@@ -129,7 +129,15 @@ def check_arguments(
         from huggingface_hub import HfApi
         _try('--push_to_hub True: the Hub does not answer for this login (set HF_TOKEN, or: hf auth login)', lambda: HfApi().whoami(token=args.hub_token))
 
-# %% ../nbs/11_prepare.ipynb #a4320c46
+# %% ../nbs/11_prepare.ipynb #e91feb00
+def resume_folder(
+    c,          # `Config`
+)->Path|None:   # Checkpoint to go on from, None to begin anew
+    "Where `--resume_from_checkpoint` points"
+    r = c.resume_from_checkpoint
+    if r in (None, 'False'): return None
+    return Path(get_last_checkpoint(c.output_dir) if r == 'True' else r)
+
 def _check_resume(c):
     r = c.resume_from_checkpoint
     if r in (None, 'False'): return
@@ -155,14 +163,7 @@ def _check_state(path): # Whole, and tensors alone; of the generators' state (wh
     except pickle.UnpicklingError: raise UsageError(f'{path}: holds more than tensors; it is not opened') from None
     except (OSError, RuntimeError, ValueError, EOFError) as e: raise UsageError(f'{path}: damaged ({first_line(e)}); go on from an earlier checkpoint') from None
 
-def resume_folder(
-    c,          # `Config`
-)->Path|None:   # Checkpoint to go on from, None to begin anew
-    "Where `--resume_from_checkpoint` points"
-    r = c.resume_from_checkpoint
-    if r in (None, 'False'): return None
-    return Path(get_last_checkpoint(c.output_dir) if r == 'True' else r)
-
+# %% ../nbs/11_prepare.ipynb #a4320c46
 def check_model(
     c,  # `Config`
 )->tuple:  # The base's config, and the longest sequence its position table takes (None without a table)
