@@ -7,7 +7,7 @@ __all__ = ['check_base', 'check_files', 'check_architecture', 'seeded', 'load_st
            'adapter_from']
 
 # %% ../nbs/06_bases.ipynb #26d8e9fc
-import contextlib
+import contextlib, warnings
 from pathlib import Path
 import torch
 from torch import nn
@@ -157,7 +157,12 @@ def add_lora(
     classifier = isinstance(getattr(model, 'score', None), nn.Module)
     cfg = LoraConfig(task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM, r=r, lora_alpha=alpha, lora_dropout=dropout, bias='none', target_modules='all-linear' if 'all-linear' in targets else list(targets),
                      modules_to_save=['score'] if classifier else None, base_model_name_or_path=base_model)
-    with seeded(seed): return get_peft_model(model, cfg)
+    return _with_adapters(model, cfg, seed)
+
+def _with_adapters(model, cfg, seed):
+    with seeded(seed), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*is_gradient_checkpointing')           # peft to transformers, about a name
+        return get_peft_model(model, cfg)
 
 # %% ../nbs/06_bases.ipynb #dce2cd00
 def adapter_from(
@@ -174,6 +179,6 @@ def adapter_from(
         cfg.task_type,cfg.init_lora_weights,cfg.inference_mode = TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,True,False
         cfg.base_model_name_or_path = model.name_or_path                           # where the base is now
         if not classifier: cfg.modules_to_save = [m for m in cfg.modules_to_save or [] if m not in ('score', 'classifier')] or None
-        with seeded(0): return get_peft_model(model, cfg)
+        return _with_adapters(model, cfg, 0)
     except UsageError: raise
     except Exception as e: raise UsageError(f'{path}: damaged, or does not fit the base ({first_line(e)})') from e

@@ -81,7 +81,7 @@ def flag_parser(
     for a in p._actions:
         if a.dest in optional and a.type in (int, float): a.type = _or_none(a.type)
         if a.dest == 'debug': a.nargs,a.const = '?','True'           # `--debug` alone means True, as in the original
-        if a.option_strings[0].startswith('--no_'): a.help,a.default = f'the same as --{a.dest} False',None
+        if a.option_strings[0] == f'--no_{a.dest}': a.help,a.default = f'the same as --{a.dest} False',None
     return p
 
 # %% ../nbs/00b_flags.ipynb #80477a1a
