@@ -45,10 +45,8 @@ def check_files(
 ):
     "Raise `UsageError` if weights are missing or a safetensors file is cut short"
     folder = Path(folder).expanduser()
-    try: files = weight_files(folder)
-    except UsageError as e:
-        if 'damaged' in str(e): raise UsageError(f'--base_model {e}') from None
-        raise UsageError(f'--base_model {folder}: the folder has a config but no weights (model.safetensors)') from None
+    files = weight_files(folder)
+    if not files: raise UsageError(f'--base_model {folder}: the folder has a config but no weights (model.safetensors)')
     for f in files:
         if f.suffix != '.safetensors' and f.is_file(): continue
         try:

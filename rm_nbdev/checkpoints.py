@@ -12,7 +12,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
-from .config import UsageError, first_line, write_text
+from .config import UsageError, read_json, write_text
 from .tokens import load_tokenizer
 from .weights import check_keys, read_model, read_tensors
 from .bases import adapter_from, load_classifier, load_stock
@@ -38,7 +38,7 @@ def save_weights(
     if kind == 'lora':
         model.model.save_pretrained(folder, save_embedding_layers=False)      # 'auto' would ask the Hub about the base at every save
         (folder/'README.md').unlink(missing_ok=True)                          # peft's empty model card
-        cfg = json.loads((folder/'adapter_config.json').read_text())          # peft writes a set in any order
+        cfg = read_json(folder/'adapter_config.json')                         # peft writes a set in any order
         write_text(folder/'adapter_config.json', json.dumps({k:sorted(v) if isinstance(v, list) and all(isinstance(o, str) for o in v) else v for k,v in cfg.items()}, indent=2))
     elif kind == 'full': model.model.save_pretrained(folder)
     else:
@@ -87,10 +87,9 @@ def load_weights(
 # %% ../nbs/09_checkpoints.ipynb #2cd52175
 def _info(folder): # What a checkpoint says of itself
     path = folder/'reward_model.json'
-    try: info = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise UsageError(f'{path}: no such file; {folder} is not a checkpoint of this kit, nor a GRM of the original') from None
-    except (OSError, ValueError): raise UsageError(f'{path}: damaged') from None
-    if not isinstance(info, dict) or [info.get('method'), info.get('kind'), info.get('format', 1)] not in [[m, k, 1] for m,k in (('bt','lora'), ('bt','full'), ('bt','frozen'), ('grm','lora'), ('grm','full'))]:
+    if not path.is_file(): raise UsageError(f'{path}: no such file; {folder} is not a checkpoint of this kit, nor a GRM of the original')
+    info = read_json(path)
+    if [info.get('method'), info.get('kind'), info.get('format', 1)] not in [[m, k, 1] for m,k in (('bt','lora'), ('bt','full'), ('bt','frozen'), ('grm','lora'), ('grm','full'))]:
         raise UsageError(f'{path}: names no method and kind that this version knows')
     if type(info.get('pad_token_id')) not in (int, type(None)): raise UsageError(f"{path}: pad_token_id {info['pad_token_id']!r} is not a token id")
     lost = [k for k in ('base_model', 'pad_token_id', *(('head',) if info['method'] == 'grm' else ())) if k not in info]
@@ -104,9 +103,9 @@ def _info(folder): # What a checkpoint says of itself
 def load_reward_model(
     folder,              # Checkpoint
     base_model:str|None=None, # Base, where it has moved since
-    lora_alpha:int|None=None, # Scale of the original's adapters, where no adapter_config.json says it
     device='cpu',        # Device to load on
     dtype=torch.float32, # Of the backbone
+    lora_alpha:int|None=None, # Scale of the original's adapters, where no adapter_config.json says it
 )->tuple:                # (`RewardModel` in evaluation mode, tokenizer)
     "A reward model from a checkpoint; nothing in it is random"
     folder = Path(folder)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RULES', 'MINIATURE', 'TEXT_METRICS', 'DEFAULT_WEIGHT', 'UsageError', 'first_line', 'options', 'cast', 'check_ranges',
            'contradictions', 'bt_contradictions', 'grm_contradictions', 'Config', 'not_known', 'changed', 'write_text',
-           'save_config', 'load_config']
+           'read_json', 'save_config', 'load_config']
 
 # %% ../nbs/00a_config.ipynb #5ed96ea7
-import difflib, math, os, types, typing
+import difflib, json, math, os, types, typing
 from pathlib import Path
 from typing import Literal
 import yaml
@@ -136,8 +136,8 @@ def contradictions(
             if v[k] == 'no': out.append(f'--load_best_model_at_end True with --{k} no: there is nothing to choose from')
     if v['save_strategy'] == 'best' and v['eval_strategy'] == 'no': out.append('--save_strategy best with --eval_strategy no: nothing says what is best')
     if v['push_to_hub'] and v['save_strategy'] == 'no': out.append('--push_to_hub True with --save_strategy no: there is nothing to push')
-    if v['label_smoothing_factor']: out.append(f"--label_smoothing_factor {v['label_smoothing_factor']}: it smooths class labels; for pairs use --loss_type labelsmooth")
-    if v['use_liger_kernel']: out.append('--use_liger_kernel True: its kernels replace output layers that a reward model does not have; leave the flag out')
+    if v['label_smoothing_factor']: out.append(f"--label_smoothing_factor {v['label_smoothing_factor']}: it smooths class labels; the loss for pairs with flipped ones is rm-train bt --loss_type labelsmooth")
+    if v['use_liger_kernel']: out.append('--use_liger_kernel True: its kernels take the place of an output layer and its loss, which are not computed in that way here; leave the flag out')
     return out
 
 # %% ../nbs/00a_config.ipynb #6aa6a100
@@ -252,6 +252,16 @@ def write_text(
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
     return path
+
+def read_json(
+    path, # File of one JSON object
+)->dict:  # {} if there is no such file
+    "A JSON object; `UsageError` if the file is damaged or holds something else"
+    path = Path(path)
+    try: d = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    except (OSError, ValueError) as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from None
+    if not isinstance(d, dict): raise UsageError(f'{path}: damaged (names and values expected)')
+    return d
 
 def save_config(
     config:Config, # Settings of a run

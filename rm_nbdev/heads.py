@@ -78,10 +78,7 @@ def find_head(
 )->tuple[dict|None,str]: # The head's tensors, None if there is no head; a sentence if two differ
     "The value head that a folder brings"
     folder,inside = Path(folder),{}
-    try: files = weight_files(folder)
-    except UsageError: files = []                                          # an adapter alone
-    if (a := folder/'adapter_model.safetensors').is_file(): files = [*files, a]
-    for f in files:
+    for f in (*weight_files(folder), *folder.glob('adapter_model.safetensors')):
         inside |= {_bare(k):v for k,v in read_tensors(f, lambda k: 'v_head.' in k).items()}
     if not (folder/'v_head.pt').is_file(): return inside or None, ''
     head = {_bare(k):v for k,v in read_tensors(folder/'v_head.pt').items()}

@@ -6,12 +6,12 @@
 __all__ = ['claimed_shape', 'bare', 'is_original', 'load_original', 'original_tokenizer']
 
 # %% ../nbs/08b_original.ipynb #6398af31
-import json, re
+import re
 from pathlib import Path
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM
-from .config import UsageError
+from .config import UsageError, read_json
 from .tokens import load_tokenizer, set_pad_token
 from .weights import check_keys, read_tensors, weight_files
 from .bases import adapter_from, add_lora, load_stock
@@ -19,11 +19,6 @@ from .heads import ValueHead, find_head, head_shape
 from .models import GRM
 
 # %% ../nbs/08b_original.ipynb #f6154ff0
-def _json(path):
-    try: d = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    except (OSError, ValueError) as e: raise UsageError(f'{path}: damaged ({e})') from None
-    return d if isinstance(d, dict) else {}
-
 def claimed_shape(
     config:dict, # Of config.json
     shape:dict,  # What the tensors are, from `head_shape`
@@ -59,19 +54,19 @@ def _plain_adapter(model, base, folder, found, lora_alpha): # Without a config: 
     return add_lora(model, base, layers, max(ranks), lora_alpha or 64, 0.), note
 
 # %% ../nbs/08b_original.ipynb #f361ece4
-def _with_lora(folder, found, file, base, given, lora_alpha, dtype):
-    said = _json(folder/'adapter_config.json')
-    if not (base := given or said.get('base_model_name_or_path') or base): raise UsageError(f'{folder}: its files do not name the base of the adapters; give base_model')
+def _with_lora(folder, found, file, base_model, lora_alpha, dtype, config):
+    said = read_json(folder/'adapter_config.json')
+    if not (base := base_model or said.get('base_model_name_or_path') or config.get('_name_or_path')): raise UsageError(f'{folder}: its files do not name the base of the adapters; give base_model')
     lm = load_stock(AutoModelForCausalLM, base, dtype=dtype)[0]
     model,note = (adapter_from(lm, folder), '') if said else _plain_adapter(lm, base, folder, found, lora_alpha)
     model.peft_config['default'].base_model_name_or_path = base
-    names = {bare(k):k for k in get_peft_model_state_dict(model, save_embedding_layers=False)}
-    check_keys(found, {b:v for b,v in ((bare(k), v) for k,v in get_peft_model_state_dict(model, save_embedding_layers=False).items())}, file)
-    set_peft_model_state_dict(model, {names[k]:v for k,v in found.items()})
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    check_keys(found, {bare(k):v for k,v in own.items()}, file)
+    set_peft_model_state_dict(model, {k:found[bare(k)] for k in own})
     return model, [note]
 
 def _whole(folder, dtype):
-    weight_files(folder)
+    if not weight_files(folder): raise UsageError(f'{folder}/model.safetensors: no such file, nor adapters; the checkpoint is incomplete')
     lm,lost,extra = load_stock(AutoModelForCausalLM, str(folder), dtype=dtype, ours='lm_head.')
     if stray := {k:torch.empty(0) for k in extra if 'v_head.' not in k}: check_keys(stray, {}, folder)
     if not lost: return lm, []
@@ -84,7 +79,7 @@ def is_original(
 )->bool:    # Whether it could be one of the original's
     "Is there a model and a trace of a value head?"
     folder = Path(folder)
-    return (folder/'v_head.pt').is_file() or any(k.startswith('vhead_') for k in _json(folder/'config.json')) or find_head(folder)[0] is not None
+    return (folder/'v_head.pt').is_file() or any(k.startswith('vhead_') for k in read_json(folder/'config.json')) or find_head(folder)[0] is not None
 
 def load_original(
     folder,                    # Folder in one of the three layouts
@@ -94,13 +89,13 @@ def load_original(
 )->tuple[GRM, list[str]]:      # Model in evaluation mode; what there is to say about its files
     "A GRM of the original's, strictly"
     folder = Path(folder)
-    config = _json(folder/'config.json')
+    config = read_json(folder/'config.json')
     head,note = find_head(folder)
     if head is None: raise UsageError(f'{folder}: no value head: neither v_head.pt nor tensors named v_head.summary.… in its model files')
     shape = head_shape(head, folder)
     notes = [note, claimed_shape(config, shape, folder)]
     found,file = _lora_tensors(folder)
-    model,more = _with_lora(folder, found, file, base_model or config.get('_name_or_path'), base_model, lora_alpha, dtype) if file else _whole(folder, dtype)
+    model,more = _with_lora(folder, found, file, base_model, lora_alpha, dtype, config) if file else _whole(folder, dtype)
     lm = model.get_base_model() if file else model
     v = ValueHead(**shape | dict(hidden_size=lm.get_output_embeddings().weight.shape[1]))
     check_keys(head, v.state_dict(), f'{folder}: value head')

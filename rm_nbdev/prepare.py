@@ -8,7 +8,7 @@ __all__ = ['OURS', 'holds_run', 'check_output', 'clear_run', 'arithmetic', 'trai
            'rows_table']
 
 # %% ../nbs/11_prepare.ipynb #60276dcf
-import contextlib, copy, json, os, pickle, shutil, sys, zipfile
+import contextlib, copy, os, pickle, shutil, sys, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 import datasets, pandas as pd, torch
@@ -17,7 +17,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 from .settings import transformers_settings
-from .config import Config, UsageError, first_line
+from .config import Config, UsageError, first_line, read_json
 from .data import check_options, check_source, load_pairs
 from .losses import check_weight, get_loss
 from .miniature import make_base, make_pairs
@@ -145,15 +145,11 @@ def _check_resume(c):
     folder = resume_folder(c)
     if not (folder/'trainer_state.json').is_file(): raise UsageError(f'--resume_from_checkpoint {r}: {folder} is not a checkpoint folder with a trainer_state.json')
     if not (folder/'optimizer.pt').is_file(): raise UsageError(f'--resume_from_checkpoint {r}: {folder} has no optimizer state (saved with --save_only_model)')
-    if (there := _json(folder/'reward_model.json')) and (what := (there.get('method'), there.get('kind'))) != (c.method, c.kind):
+    if (there := read_json(folder/'reward_model.json')) and (what := (there.get('method'), there.get('kind'))) != (c.method, c.kind):
         raise UsageError(f'--resume_from_checkpoint {r}: {folder} is {what[0]} ({what[1]}), the settings ask for {c.method} ({c.kind}); go on with its own, or choose another --output_dir')
-    _json(folder/'trainer_state.json')
+    read_json(folder/'trainer_state.json')
     for f in ('optimizer.pt', 'scheduler.pt', *(o.name for o in folder.glob('rng_state*.pth'))): _check_state(folder/f)
     if (Path(c.output_dir)/'metrics.jsonl').is_file(): read_metrics(c.output_dir)
-
-def _json(path):
-    try: return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    except (OSError, ValueError) as e: raise UsageError(f'{path}: damaged ({first_line(e)}); go on from an earlier checkpoint') from None
 
 def _check_state(path): # Whole, and tensors alone; of the generators' state (which holds numpy arrays) only whether it is whole
     if not path.is_file(): return

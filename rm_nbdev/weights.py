@@ -6,12 +6,12 @@
 __all__ = ['read_tensors', 'weight_files', 'read_model', 'check_keys']
 
 # %% ../nbs/05b_weights.ipynb #f31a184e
-import json, pickle
+import pickle
 from pathlib import Path
 import torch
 from collections.abc import Callable
 from safetensors import SafetensorError, safe_open
-from .config import UsageError, first_line
+from .config import UsageError, first_line, read_json
 
 # %% ../nbs/05b_weights.ipynb #c4ca6cb8
 def read_tensors(
@@ -34,22 +34,24 @@ def _read_safe(path, only):
 # %% ../nbs/05b_weights.ipynb #51cedcd9
 def weight_files(
     folder,       # A model saved by `save_pretrained`
-)->list[Path]:    # Its files of tensors: safetensors if there are any, else `pytorch_model*.bin`
-    "The files that hold a model's weights; `UsageError` if there are none"
+)->list[Path]:    # Its files of tensors: safetensors if there are any, else `pytorch_model*.bin`; none if there is no model
+    "The files that hold a model's weights; `UsageError` if their index is damaged"
     folder = Path(folder)
     for name in ('model.safetensors', 'pytorch_model.bin'):
         index = folder/f'{name}.index.json'
         if index.is_file():
-            try: return [folder/f for f in sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))]
-            except (OSError, ValueError, KeyError, AttributeError, TypeError) as e: raise UsageError(f'{index}: damaged ({first_line(e)})') from None
+            try: return [folder/f for f in sorted(set(read_json(index)['weight_map'].values()))]
+            except (KeyError, AttributeError, TypeError) as e: raise UsageError(f'{index}: damaged ({first_line(e)})') from None
         if (folder/name).is_file(): return [folder/name]
-    raise UsageError(f'{folder}/model.safetensors: no such file; the folder holds no model')
+    return []
 
 def read_model(
     folder, # A model saved by `save_pretrained`
 )->dict:    # name -> tensor, of all its files
     "All tensors of a model"
-    return {k:v for f in weight_files(folder) for k,v in read_tensors(f).items()}
+    files = weight_files(folder)
+    if not files: raise UsageError(f'{folder}/model.safetensors: no such file; the folder holds no model')
+    return {k:v for f in files for k,v in read_tensors(f).items()}
 
 # %% ../nbs/05b_weights.ipynb #5e56cc68
 def check_keys(
