@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Callable,Iterator
+from typing import Iterator
 
 import numpy as np
 from datasets import Dataset,Features,List,Value
@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from . import __version__
 from .config import UsageError
-from .sources import BadRow,Part,Source,bad_row,check_source,column_names,find_source,read_rows
+from .sources import BadRow,Part,Source,bad_row,column_names,find_source,read_rows
 
 # %% ../nbs/03_data.ipynb #7d8e0680
 _roles = ('system', 'developer', 'user', 'assistant', 'tool')

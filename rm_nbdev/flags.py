@@ -11,7 +11,7 @@ from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from dataclasses import fields
 from typing import Literal
 from .settings import METHODS, all_settings, groups, own_settings, transformers_settings
-from .config import Config, UsageError, changed, load_config, not_known, options, save_config
+from .config import Config, UsageError, changed, load_config, not_known, options
 
 # %% ../nbs/00b_flags.ipynb #cd51eb08
 def command(

@@ -18,7 +18,8 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 from .settings import transformers_settings
 from .config import Config, UsageError, first_line, read_json
-from .data import check_options, check_source, load_pairs
+from .sources import check_source
+from .data import check_options, load_pairs
 from .losses import check_weight, get_loss
 from .miniature import make_base, make_pairs
 from .bases import check_architecture, check_base, check_files

@@ -7,7 +7,7 @@ __all__ = ['RUN_EXAMPLES', 'notebook_config', 'train_notebook', 'notebook_parame
            'main']
 
 # %% ../nbs/14_runs.ipynb #21589bee
-import json, logging, nbformat, os, re, sys, threading, time, warnings
+import json, logging, nbformat, re, sys, threading, time, warnings
 from typing import Optional
 from pathlib import Path
 from .settings import METHODS, SECRETS, all_settings

@@ -11,7 +11,7 @@ __all__ = ['PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos
 import hashlib, json
 from collections import Counter
 from pathlib import Path
-import numpy as np, pyarrow as pa, pyarrow.compute as pc
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import AutoTokenizer
 from .config import UsageError, first_line

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlparse
-import pandas as pd, torch
+import pandas as pd
 from transformers import ProgressCallback, PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 from .settings import METHODS
