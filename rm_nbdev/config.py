@@ -84,7 +84,7 @@ _span  = ('1 or more steps, or a share of all steps between 0 and 1', lambda v: 
 RULES = dict(
     base_model=("a folder, a Hub id, or 'miniature'", lambda v: v.strip()), dataset=("a file, a folder, a Hub id, or 'miniature'", lambda v: v.strip()),
     per_device_train_batch_size=_count, per_device_eval_batch_size=_count, gradient_accumulation_steps=_count, max_length=_count,
-    lora_r=_count, lora_alpha=_count, dataset_step_size=_count, eval_steps=_span, save_steps=_span, logging_steps=_span,
+    max_tokens_per_batch=_count, lora_r=_count, lora_alpha=_count, dataset_step_size=_count, eval_steps=_span, save_steps=_span, logging_steps=_span,
     save_total_limit=('0 or more', lambda v: v >= 0),
     max_steps=('-1 (train by epochs) or a number of steps over 0', lambda v: v == -1 or v > 0),
     num_train_epochs=('over 0', lambda v: 0 < v < math.inf), learning_rate=('over 0', lambda v: 0 < v < math.inf),
@@ -109,7 +109,7 @@ MINIATURE = dict(
     dataset='miniature', max_length=64, lora_r=8, lora_alpha=16,
     lora_target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
     per_device_train_batch_size=32, per_device_eval_batch_size=100, gradient_accumulation_steps=1, learning_rate=3e-3,
-    num_train_epochs=1., gradient_checkpointing=False, seed=0, use_log_overlay=True, save_strategy='steps', eval_steps=8, save_steps=16,
+    num_train_epochs=1., seed=0, use_log_overlay=True, save_strategy='steps', eval_steps=8, save_steps=16,
     logging_steps=4, log_dir='runs')
 
 # %% ../nbs/00a_config.ipynb #ac68c877

@@ -10,7 +10,7 @@ import torch
 from fastcore.basics import patch
 from .losses import bt_loss, get_loss, pair_metrics
 from .text_losses import text_loss, text_metrics
-from .batching import pair_rewards
+from .batching import model_inputs, pair_rewards
 
 # %% ../nbs/07a_objectives.ipynb #436daea9
 class BTObjective:
@@ -21,7 +21,7 @@ class BTObjective:
 
     def values(self,
         model,            # `RewardModel`, possibly wrapped for several devices
-        batch:dict,       # From `PairCollator`
+        batch:dict,       # From a collator
         evaluating=False, # For an evaluation
     )->dict:              # name -> tensor (n,)
         "The rewards of a batch, and its margins"
@@ -71,16 +71,15 @@ class GRMObjective:
 @patch
 def values(self:GRMObjective,
     model,            # `GRM`, possibly wrapped for several devices
-    batch:dict,       # From `PairCollator`, with `learned`
+    batch:dict,       # From a collator, with `learned`
     evaluating=False, # For an evaluation: the log-probabilities of both responses
 )->dict:              # name -> tensor (n,)
     "Rewards and, with a text loss, log-probabilities"
     if not self.w: return dict(zip(('chosen', 'rejected'), pair_rewards(model, batch)))
-    learned = batch['learned'].clone()
-    both,n = evaluating or self.needs_rejected,len(learned)//2
-    if not both: learned[n:] = False
+    both,n = evaluating or self.needs_rejected,len(batch['margin'])
+    learned = batch['learned'] if both else batch['learned'].first(n)
     wants = self.needs_reference or evaluating and self.has_reference
-    r,logp,ref = model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], learned=learned, average=self.average, reference=wants and 'ref_chosen' not in batch)
+    r,logp,ref = model(**model_inputs(batch), learned=learned, average=self.average, reference=wants and 'ref_chosen' not in batch)
     v = dict(chosen=r[:n], rejected=r[n:], logp_chosen=logp[:n]) | (dict(logp_rejected=logp[n:]) if both else {})
     if not wants: return v
     return v | (dict(ref_chosen=batch['ref_chosen'], ref_rejected=batch['ref_rejected']) if ref is None else dict(ref_chosen=ref[:n], ref_rejected=ref[n:]))

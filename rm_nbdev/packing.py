@@ -17,8 +17,7 @@ def shared_prefix(
     "How many tokens sequences have in common before their own begin"
     n = min(map(len, seqs)) - 1
     if n <= 0 or len(seqs) == 1: return 0
-    a = np.array([s[:n] for s in seqs])
-    differs = (a != a[0]).any(0)
+    differs = np.not_equal(min(seqs)[:n], max(seqs)[:n])      # what first and last in dictionary order share, all between them do
     return int(differs.argmax()) if differs.any() else n
 
 # %% ../nbs/05c_packing.ipynb #4532db60

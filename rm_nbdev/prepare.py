@@ -103,6 +103,7 @@ def training_arguments(
     except (ValueError, TypeError, KeyError, ImportError, OSError) as e: raise UsageError(f'transformers refuses a setting: {e}') from e
     if args.world_size != world: raise UsageError(f'{world} processes were started, but transformers sees {args.world_size}; launch with torchrun, one process a device')
     if args.fsdp and world == 1: raise UsageError(f'--fsdp {c.fsdp}: needs several processes; launch with torchrun')
+    if args.n_gpu > 1: args._n_gpu = 1                        # a process, a GPU: what transformers would do else cannot split a packed row
     args.load_best_model_at_end = c.load_best_model_at_end    # set afterwards: transformers would insist on equal save and eval steps
     return args
 

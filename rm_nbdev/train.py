@@ -23,6 +23,7 @@ from .checkpoints import checkpoint_steps, load_weights
 from .metrics import read_metrics
 from .dynamics import LiveFigure, in_notebook, reward_histogram, save_figure, training_figure
 from .models import make_model
+from .batching import PackedCollator
 from .prepare import Prepared, arithmetic, clear_run, prepare, resume_folder, rows_table
 from .trainer import PairTrainer, TrainingDiverged
 
@@ -159,13 +160,17 @@ def _schedule(t): # What is due when, for the manifest
     return dict(steps=t.state.max_steps, log_overlay=t.c.use_log_overlay, **{k:getattr(t.c, k) for k in
                 ('save_strategy', 'save_steps', 'eval_strategy', 'eval_steps', 'logging_steps', 'save_total_limit')})
 
+def _batching(t): # What a batch looked like, for the manifest
+    m = t.memory
+    return dict(form='packed' if isinstance(t.collate, PackedCollator) else 'padded', note=t.batching_note, gradient_checkpointing=m.recompute, **({} if m.needed != m.needed else dict(step_needs_gb=round(m.needed, 2), free_gb=round(m.free, 2))))
+
 def _start(c, p, t): # Files that exist before the first step
     run = Path(p.c.output_dir)
     save_config(c, run/'config.yaml')
     model = t.model
     write_manifest(run, status='running', started=time.strftime('%Y-%m-%dT%H:%M:%S%z'), method=c.method, command='train.ipynb' if in_notebook() else f'{Path(sys.argv[0]).name} {c.method}',
         versions=versions(), git_commit=git_commit(), device=str(t.args.device), processes=t.args.world_size, arithmetic='bf16' if t.args.bf16 else 'fp16' if t.args.fp16 else 'float32',
-        base_model=c.base_model, kind=model.kind, **(dict(head=model.head.shape, note=model.note) if c.method == 'grm' else {}), parameters=sum(o.numel() for o in model.parameters()),
+        base_model=c.base_model, kind=model.kind, batching=_batching(t), **(dict(head=model.head.shape, note=model.note) if c.method == 'grm' else {}), parameters=sum(o.numel() for o in model.parameters()),
         trained_parameters=sum(o.numel() for o in model.parameters() if o.requires_grad), seed=c.seed, split_seed=c.split_seed, data=p.report, schedule=_schedule(t))
 
 # %% ../nbs/13_train.ipynb #ad7801cc
@@ -197,7 +202,7 @@ def train(
     how = dict(frozen='a head on the frozen base', lora=f'LoRA of rank {c.lora_r}', full='all weights')[c.kind]
     _say(rows_table(p.report).to_string(na_rep='-'), *p.report['notes'], arithmetic(c)[1], set_up_trackers(p.c), f'training {how} of {c.base_model}')
     t = _trainer(c, p)
-    _say(t.model.note)
+    _say(t.model.note, t.batching_note, str(t.memory))
     resume = resume_folder(p.c)
     if resume: load_weights(t.model, resume)                           # does it fit? before anything of the run is written
     if main := t.is_world_process_zero():

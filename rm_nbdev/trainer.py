@@ -6,7 +6,8 @@
 __all__ = ['TrainingDiverged', 'PairTrainer', 'drop_events', 'RunLog']
 
 # %% ../nbs/12_trainer.ipynb #ad8886f9
-import json, math, os, shutil, time
+import contextlib, json, math, os, shutil, time
+from dataclasses import dataclass
 from errno import EIO
 from pathlib import Path
 import numpy as np, torch
@@ -16,17 +17,26 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 from .config import UsageError, write_text
-from .models import RewardModel
-from .batching import PairCollator
+from .models import RewardModel, recompute_activations
+from .batching import by_tokens, make_collator, model_inputs
 from .objectives import make_objective
 from .schedule import LogOverlayCallback, steps_to_drop
 from .checkpoints import checkpoint_steps, load_weights, save_weights
 from .metrics import MetricsLog
 from .prepare import training_arguments
+from .memory import plan_memory
 
 # %% ../nbs/12_trainer.ipynb #1c82f696
 class TrainingDiverged(RuntimeError):
     "A loss or gradient that is not a finite number"
+
+def _collator(c, args, model, pad_id): # The collator, and what is to be said if it is not the one that was asked for
+    why = ''
+    if c.batching == 'packed':
+        if not model.packs: why = f'a {model.config.model_type} cannot be packed exactly: {model.packing_note}'
+        elif args.torch_compile: why = '--torch_compile wants batches of one shape'
+        elif (args.fsdp_config or {}).get('activation_checkpointing'): why = 'with the activation checkpointing of FSDP layers cannot be told about packed rows (--gradient_checkpointing True can)'
+    return make_collator(c, pad_id, not why), why and f'training in padded batches: {why}'
 
 class PairTrainer(Trainer):
     "Train a `RewardModel` on pairs"
@@ -40,19 +50,28 @@ class PairTrainer(Trainer):
     ):
         self.c,self.tokenizer,self.objective = c,tokenizer,make_objective(c)
         self._seen,self._names,self._evaluated,self._saved,self._aside,self.eval_rewards = [],None,None,None,None,None
-        super().__init__(model, training_arguments(c), PairCollator(tokenizer.pad_token_id), train_dataset, eval_dataset,
+        args = training_arguments(c)
+        self.collate,self.batching_note = _collator(c, args, model, tokenizer.pad_token_id)
+        super().__init__(model, args, self.collate, train_dataset, eval_dataset,
                          compute_metrics=self._metrics, callbacks=[*([LogOverlayCallback] if c.use_log_overlay else []), *callbacks])
         self.model_accepts_loss_kwargs,self.loss_is_scaled_for_ga = False,True       # `compute_loss` weights by pairs itself
         self.add_callback(RunLog(self))                                              # last, so that it sees what the others asked for
         if c.method == 'grm' and c.precompute_ref_log_probs and c.weight_ratio: self._add_reference()
+        self.memory = plan_memory(c, model, self.objective, self.collate, self.train_dataset)
+        if self.memory.recompute and c.gradient_checkpointing is None and not c.activation_checkpointing: recompute_activations(model.model)
 
 # %% ../nbs/12_trainer.ipynb #7b8bedf2
 @patch
 def get_batch_samples(self:PairTrainer, epoch_iterator, num_batches, device):
     "The micro-batches of one step, and the number of pairs in all of them on all devices"
     batches,_ = Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
-    n = torch.tensor(sum(len(b['margin']) for b in batches), device=device)
-    return batches, self.accelerator.gather(n).sum().item()
+    if self.c.max_tokens_per_batch: batches,n = self._repacked(batches)
+    else: n = sum(len(b['margin']) for b in batches)
+    return batches, self.accelerator.gather(torch.tensor(n, device=device)).sum().item()
+
+@patch
+def _prepare_inputs(self:PairTrainer, inputs): # A batch holds more than tensors
+    return {k:v.to(self.args.device) if hasattr(v, 'to') else v for k,v in inputs.items()}
 
 @patch
 def compute_loss(self:PairTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -63,12 +82,38 @@ def compute_loss(self:PairTrainer, model, inputs, return_outputs=False, num_item
     share = len(inputs['margin'])*self.accelerator.num_processes/num_items_in_batch if num_items_in_batch else 1
     return (loss*share, v) if return_outputs else loss*share
 
+# %% ../nbs/12_trainer.ipynb #3130e4a7
+@dataclass
+class _Rows: # Opaque to what moves tensors about
+    rows:list
+
+def _uncollated(rows): return dict(margin=torch.zeros(len(rows)), rows=_Rows(rows))
+
+@patch
+def get_train_dataloader(self:PairTrainer):
+    "Micro-batches; rows where these are made later"
+    was = self.data_collator
+    if self.c.max_tokens_per_batch: self.data_collator = _uncollated
+    try: return Trainer.get_train_dataloader(self)
+    finally: self.data_collator = was
+
+@patch
+def _repacked(self:PairTrainer, batches): # The pairs of a step in micro-batches by tokens, and their number
+    rows = [o for b in batches for o in b['rows'].rows]
+    parts = [self.collate(b) for b in by_tokens(rows, self.collate, self.c.max_tokens_per_batch)]
+    slots = [dict(parts=[]) for _ in batches]
+    for i,part in enumerate(parts[:-1]): slots[i % max(1, len(slots)-1)]['parts'].append(part)
+    slots[-1]['parts'].append(parts[-1])
+    return slots, len(rows)
+
 # %% ../nbs/12_trainer.ipynb #4de3dba1
 @patch
 def training_step(self:PairTrainer, model, inputs, num_items_in_batch=None):
-    "A micro-batch, stopped if its loss is not a number"
-    loss = Trainer.training_step(self, model, inputs, num_items_in_batch)
-    if not torch.isfinite(loss): self._diverged('loss', loss.item())
+    "A micro-batch (with a token budget, several or none), stopped if its loss is not a number"
+    parts,loss = inputs.get('parts', [inputs]),torch.zeros((), device=self.args.device)
+    for i,part in enumerate(parts):
+        with self.accelerator.no_sync(model) if i < len(parts)-1 else contextlib.nullcontext(): loss += Trainer.training_step(self, model, part, num_items_in_batch)
+        if not torch.isfinite(loss): self._diverged('loss', loss.item())
     return loss
 
 @patch
@@ -123,8 +168,8 @@ def _add_reference(self:PairTrainer):
         bar = tqdm(total=len(ds), desc=f"reference log-probabilities, {name.split('_')[0]} pairs", disable=not self.is_world_process_zero() or None)
         with self.accelerator.split_between_processes(list(range(0, len(ds), size))) as starts:
             for i in starts:
-                batch = self._prepare_inputs(self.data_collator([ds[j] for j in range(i, min(i+size, len(ds)))]))
-                with self.accelerator.autocast(): logp = self.model.reference_logps(**{k:batch[k] for k in ('input_ids', 'attention_mask', 'learned')}, average=self.c.average_log_prob)
+                batch = self._prepare_inputs(self.collate([ds[j] for j in range(i, min(i+size, len(ds)))]))
+                with self.accelerator.autocast(): logp = self.model.reference_logps(batch['learned'], self.c.average_log_prob, **model_inputs(batch))
                 rows += torch.stack(logp.double().chunk(2), 1).tolist()
                 bar.update(len(batch['margin']))
         ref = np.asarray(gather_object(rows), dtype=np.float64)
