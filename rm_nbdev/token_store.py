@@ -8,14 +8,15 @@ __all__ = ['SHARD', 'tokenizer_key', 'store_folder', 'write_shard', 'read_shards
 
 # %% ../nbs/04a_token_store.ipynb #aa111d01
 import contextlib, datetime, hashlib, json, os, uuid
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 import datasets, numpy as np, pyarrow as pa, tokenizers, transformers
 from datasets import Dataset, Features, Value, concatenate_datasets
 from .config import UsageError
 from .data import Origin
-from .tokens import SPANS, TOKENS, adds_bos, encode_rendered, flat_ids, render_batch
+from .tokens import SPANS, TOKENS, adds_bos, encode_batch, flat_ids, is_stock
 
 # %% ../nbs/04a_token_store.ipynb #956c9107
 _rules = 1  # To be raised when the same pair becomes other tokens
@@ -102,16 +103,18 @@ def token_tables(
     "Pairs as token ids, a part at a time"
     about = {k:v for k,v in pairs.features.items() if k not in ('chosen', 'rejected')}
     schema = Features(dict(position=Value('int64')) | about | TOKENS | (SPANS if turns else {})).arrow_schema
-    def texts(i):
+    def table(i):
         batch = pairs[i:i+SHARD]
-        return batch, render_batch(batch, tok, skip_bad_rows, turns)
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(texts, 0)
-        for i in range(0, len(pairs), SHARD):
-            batch,rendered = coming.result()
-            if i+SHARD < len(pairs): coming = ahead.submit(texts, i+SHARD)
-            columns = dict(position=positions[i:i+SHARD]) | {k:batch[k] for k in about} | encode_rendered(rendered, tok, max_length, overlong, turns)
-            yield pa.Table.from_pydict(columns, schema=schema)
+        columns = dict(position=positions[i:i+SHARD]) | {k:batch[k] for k in about} | encode_batch(batch, tok, max_length, overlong, skip_bad_rows, turns)
+        return pa.Table.from_pydict(columns, schema=schema)
+    adds_bos(tok)                                                      # sets its Rust part up, which cannot be done while it works
+    starts,workers = iter(range(0, len(pairs), SHARD)),2 if is_stock(tok) else 1
+    with ThreadPoolExecutor(workers) as pool:
+        work = deque(pool.submit(table, i) for i in islice(starts, workers))
+        while work:
+            done = work.popleft().result()
+            work.extend(pool.submit(table, i) for i in islice(starts, 1))
+            yield done
 
 # %% ../nbs/04a_token_store.ipynb #7aaa1d71
 def unknown_share(

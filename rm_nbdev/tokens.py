@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'SPANS', 'PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos', 'common_prefix', 'render',
-           'fit_pair', 'moved_spans', 'token_span', 'cut_mark', 'render_batch', 'encode_texts', 'encode_rendered',
-           'encode_batch', 'pad_candidates', 'flat_ids', 'used_ids', 'set_pad_token']
+           'fit_pair', 'moved_spans', 'token_span', 'is_stock', 'cut_mark', 'encode_texts', 'encode_batch',
+           'pad_candidates', 'flat_ids', 'used_ids', 'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
 from pathlib import Path
@@ -125,7 +125,8 @@ def token_span(
     return (hit[0], hit[-1]+1) if hit else (0, 0)
 
 # %% ../nbs/04_tokens.ipynb #9b40075d
-def _stock(tok): # Encodes by its Rust part and nothing else, special tokens as such
+def is_stock(tok)->bool: # Whether it encodes by its Rust part and nothing else, special tokens as such
+    "Is this a fast tokenizer without code of its own?"
     return (tok.is_fast and type(tok).__call__ is PreTrainedTokenizerFast.__call__ and type(tok)._encode_plus is PreTrainedTokenizerFast._encode_plus
             and not tok.split_special_tokens)
 
@@ -136,7 +137,7 @@ def cut_mark(
     tok,   # Tokenizer with a chat template
 )->str:    # The last special token of a prompt before which a text can be cut; '' where there is none
     "Where texts can be cut in two without any id being another"
-    if not _stock(tok): return ''
+    if not is_stock(tok): return ''
     added = [t for t in tok.added_tokens_decoder.values() if t.content and not t.normalized]
     if any(t.single_word for t in added): return ''
     try: prompt = tok.apply_chat_template([dict(role='user', content='q7')], tokenize=False, add_generation_prompt=True)
@@ -162,16 +163,6 @@ def _asks(tok): # None where the template refuses the question; each row then sa
     try: return asks_for_answer(tok)
     except Exception: return None
 
-def render_batch(
-    batch:dict,          # Columns `chosen`, `rejected` (message lists), `row`, `file`
-    tok,                 # Tokenizer with a chat template
-    skip_bad_rows:bool,  # Drop what the template refuses
-    turns:str|None=None, # See `encode_batch`
-)->list:                 # For `encode_rendered`
-    "The texts of a batch of pairs"
-    asks = _asks(tok) if turns else None
-    return [_render_row(tok, dict(zip(batch, v)), skip_bad_rows, turns, asks) for v in zip(*batch.values())]
-
 # %% ../nbs/04_tokens.ipynb #0a193658
 def encode_texts(
     tok,                # Tokenizer
@@ -179,11 +170,11 @@ def encode_texts(
     offsets:bool=False, # With the characters of each token; needs a fast tokenizer
 )->list:                # Token ids as they are, no BOS added; with `offsets` pairs of these and their characters
     "Encode templated texts in one call"
-    if offsets or not _stock(tok):
+    if offsets or not is_stock(tok):
         out = tok(texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=offsets, verbose=False)
         return list(zip(out.input_ids, out.offset_mapping)) if offsets else out.input_ids
     fast = tok.backend_tokenizer
-    fast.no_truncation(); fast.no_padding()
+    if fast.truncation or fast.padding: fast.no_truncation(); fast.no_padding()
     return [o.ids for o in fast.encode_batch_fast(texts, add_special_tokens=False)]
 
 def _cut(p, w, spans, mark): # What prompt and whole text share up to the mark, the rest of each
@@ -211,14 +202,17 @@ _ids = List(Value('int32'))
 TOKENS = Features(dict(chosen_ids=_ids, rejected_ids=_ids, chosen_start=Value('int32'), rejected_start=Value('int32'), length=Value('int32'), status=Value('string')))
 SPANS = Features(dict(chosen_spans=_ids, rejected_spans=_ids))
 
-def encode_rendered(
-    rendered:list,       # From `render_batch`
+def encode_batch(
+    batch:dict,          # Columns `chosen`, `rejected` (message lists), `margin`, `row`, `file`, `id`
     tok,                 # Tokenizer with a chat template
     max_length:int,      # Most tokens
     overlong:str,        # See `fit_pair`
-    turns:str|None=None, # See `encode_batch`
-)->dict:                 # See `encode_batch`
-    "Token ids of a batch of rendered pairs"
+    skip_bad_rows:bool,  # Drop what the template refuses
+    turns:str|None=None, # Answers that a text loss learns: 'last', 'all_assistant'; None: there is no text loss
+)->dict:                 # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `length` of the longer, `status`; with `turns` `chosen_spans`, `rejected_spans`
+    "Token ids of a batch of pairs"
+    rows,asks = [dict(zip(batch, v)) for v in zip(*batch.values())],_asks(tok) if turns else None
+    rendered = [_render_row(tok, o, skip_bad_rows, turns, asks) for o in rows]
     bos,out = tok.bos_token_id,{k:[] for k in (*TOKENS, *(SPANS if turns else ()))}
     for o in _encode_rows(tok, rendered, cut_mark(tok)):
         if o is None: vals = [], [], 0, 0, 0, 'refused by the chat template', [], []
@@ -229,17 +223,6 @@ def encode_rendered(
             vals += tuple(moved_spans(a, w, f, overlong, int(bos is not None and w[:1] == [bos])) for a,w,f in ((ac,wc,c), (ar,wr,r)))
         for k,v in zip(out, vals): out[k].append(v)
     return out
-
-def encode_batch(
-    batch:dict,          # Columns `chosen`, `rejected` (message lists), `margin`, `row`, `file`, `id`
-    tok,                 # Tokenizer with a chat template
-    max_length:int,      # Most tokens
-    overlong:str,        # See `fit_pair`
-    skip_bad_rows:bool,  # Drop what the template refuses
-    turns:str|None=None, # Answers that a text loss learns: 'last', 'all_assistant'; None: there is no text loss
-)->dict:                 # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `length` of the longer, `status`; with `turns` `chosen_spans`, `rejected_spans`
-    "Token ids of a batch of pairs"
-    return encode_rendered(render_batch(batch, tok, skip_bad_rows, turns), tok, max_length, overlong, turns)
 
 # %% ../nbs/04_tokens.ipynb #0af15f06
 PAD_NAMES = ('<|finetune_right_pad_id|>', '<pad>', '[PAD]', '<|pad|>', '<|PAD_TOKEN|>', '<|endoftext|>')
@@ -262,7 +245,7 @@ def flat_ids(
 ):              # Yields arrays of token ids, all of some thousand rows of a column
     "The ids of a data set, a part at a time"
     for b in ds.select_columns(['chosen_ids', 'rejected_ids']).with_format('arrow').iter(1000):
-        for k in b.column_names: yield from (c.flatten().to_numpy() for c in b[k].chunks)
+        for k in b.column_names: yield b[k].combine_chunks().flatten().to_numpy()
 
 def used_ids(
     *parts:Dataset, # Data sets with `chosen_ids` and `rejected_ids`
