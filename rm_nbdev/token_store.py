@@ -89,7 +89,7 @@ def find_rows(
     return np.where(known[i] == wanted, first[i], -1)
 
 # %% ../nbs/04a_token_store.ipynb #ef9b45d2
-SHARD = 1000  # Pairs in a file
+SHARD = 500  # Pairs in a file
 
 def token_tables(
     pairs:Dataset,         # Columns `chosen`, `rejected`, `margin`, `row`, `file`, `id`
