@@ -78,7 +78,7 @@ def timed(f):
 
 def measure(quick=False):
     "Rows for the table `preparing`"
-    n,times = (200, 1) if quick else (1000, 3)
+    n,times = (200, 1) if quick else (1500, 3)
     tok = llama_like(2000 if quick else 16000)
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars(); datasets.disable_caching()

@@ -8,10 +8,11 @@ __all__ = ['TOKENS', 'SPANS', 'PAD_NAMES', 'load_tokenizer', 'check_template', '
            'pad_candidates', 'flat_ids', 'used_ids', 'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
+import contextlib
 from pathlib import Path
 import numpy as np
 from datasets import Dataset, Features, List, Value
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from .config import UsageError, first_line
 from .turns import answers, asks_for_answer
 
@@ -146,18 +147,28 @@ def cut_mark(
     return next((t for _,t in reversed(found) if not any(_reaches_into(u.content, t) for u in added)), '')
 
 # %% ../nbs/04_tokens.ipynb #b2765fbe
-def _render_row(tok, row, skip, turns, asks): # Of each side: prompt, whole text, and its answers in characters
+def _sides(tok, row, prompts, wholes, turns, asks): # Of each side: prompt, whole text, and its answers in characters
+    return [(p, w, answers(tok, row[k], turns, p, w, asks) if turns else []) for k,p,w in zip(('chosen', 'rejected'), prompts, wholes)]
+
+def _render_row(tok, row, skip, turns, asks): # As `_sides`; None for what may be skipped
     try:
-        prompt,whole = render(tok, row['chosen'])
-        same = row['chosen'][:-1] == row['rejected'][:-1]
-        texts = (prompt, whole),(prompt, tok.apply_chat_template(row['rejected'], tokenize=False)) if same else render(tok, row['rejected'])
-        sides = [(p, w, answers(tok, row[k], turns, p, w, asks) if turns else []) for k,(p,w) in zip(('chosen', 'rejected'), texts)]
-        if all(whole for _,whole,_ in sides): return sides
+        prompts,wholes = zip(*(render(tok, row[k]) for k in ('chosen', 'rejected')))
+        if all(wholes): return _sides(tok, row, prompts, wholes, turns, asks)
         why = 'it wrote nothing'
     except Exception as e: why = first_line(e)
     if skip: return None
     raise UsageError(f"row {row['row']} of {row['file']}: the chat template refuses it ({why}); "
                      'mend the row, give another template with --chat_template FILE, or --skip_bad_rows True')
+
+def _render_rows(tok, rows, skip, turns): # All at once, a shared prompt once; one by one where the template refuses any
+    asks,chats = _asks(tok) if turns else None,[o[k] for o in rows for k in ('chosen', 'rejected')]
+    same = [o['chosen'][:-1] == o['rejected'][:-1] for o in rows]
+    asked = [c for o,s in zip(rows, same) for c in ([o['chosen'][:-1]] if s else [o['chosen'][:-1], o['rejected'][:-1]])]
+    if all(asked) and type(tok).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template:
+        with contextlib.suppress(Exception):
+            wholes,prompts = tok.apply_chat_template(chats, tokenize=False),iter(tok.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+            if all(wholes): return [_sides(tok, o, (p := next(prompts), p if s else next(prompts)), wholes[2*i:2*i+2], turns, asks) for i,(o,s) in enumerate(zip(rows, same))]
+    return [_render_row(tok, o, skip, turns, asks) for o in rows]
 
 def _asks(tok): # None where the template refuses the question; each row then says so
     try: return asks_for_answer(tok)
@@ -184,17 +195,20 @@ def _cut(p, w, spans, mark): # What prompt and whole text share up to the mark, 
 def _encode_rows(tok, rendered, mark): # Of each side: ids, where the answer begins, spans to learn
     wanted,bos,offsets = adds_bos(tok),tok.bos_token_id,any(o and o[0][2] for o in rendered)
     cuts = [o and [_cut(*side, mark) for side in o] for o in rendered]
-    sample = [s for o in cuts[:4] if o for s in o if s[0]]
+    sample = [s for o in cuts[:1] if o for s in o if s[0]]
     texts = list(dict.fromkeys([t for o in cuts if o for head,p,w,_ in o for t in (head, p, w) if t] + [head+w for head,_,w,_ in sample]))
     known = dict(zip(texts, encode_texts(tok, texts, offsets) if texts else []))
     known[''] = ([], []) if offsets else []
     def ids(t): return known[t][0] if offsets else known[t]
     if any(ids(head)+ids(w) != ids(head+w) for head,_,w,_ in sample): return _encode_rows(tok, rendered, '')
     def side(head, p, w, spans):
-        raw = ids(head) + ids(w)
-        wi,pi = one_bos(raw, bos, wanted),one_bos(ids(head) + ids(p), bos, wanted)
+        h,p,t = ids(head),ids(p),ids(w)
+        raw = h + t
+        wi = one_bos(raw, bos, wanted)
+        if h and h[-1] != bos: start = len(h) + common_prefix(p, t) + len(wi) - len(raw)          # a BOS comes or goes within the shared part
+        else: start = common_prefix(one_bos(h + p, bos, wanted), wi)
         if spans: chars = [(0,0)]*(len(wi)-len(raw)) + (known[head][1] + [(a+len(head), b+len(head)) for a,b in known[w][1]])[max(0, len(raw)-len(wi)):]
-        return wi, common_prefix(pi, wi), [token_span(chars, s) for s in spans]
+        return wi, start, [token_span(chars, s) for s in spans]
     return [o and [side(*s) for s in o] for o in cuts]
 
 # %% ../nbs/04_tokens.ipynb #51ddb321
@@ -211,8 +225,7 @@ def encode_batch(
     turns:str|None=None, # Answers that a text loss learns: 'last', 'all_assistant'; None: there is no text loss
 )->dict:                 # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `length` of the longer, `status`; with `turns` `chosen_spans`, `rejected_spans`
     "Token ids of a batch of pairs"
-    rows,asks = [dict(zip(batch, v)) for v in zip(*batch.values())],_asks(tok) if turns else None
-    rendered = [_render_row(tok, o, skip_bad_rows, turns, asks) for o in rows]
+    rendered = _render_rows(tok, [dict(zip(batch, v)) for v in zip(*batch.values())], skip_bad_rows, turns)
     bos,out = tok.bos_token_id,{k:[] for k in (*TOKENS, *(SPANS if turns else ()))}
     for o in _encode_rows(tok, rendered, cut_mark(tok)):
         if o is None: vals = [], [], 0, 0, 0, 'refused by the chat template', [], []
