@@ -27,7 +27,8 @@ from .heads import find_head, head_shape
 from .models import has_bf16
 from .objectives import measured
 from .metrics import read_metrics
-from .tokens import load_tokenizer, set_pad_token, tokenize_pairs, used_ids
+from .tokens import load_tokenizer, set_pad_token, used_ids
+from .token_store import tokenize_pairs
 
 # %% ../nbs/11_prepare.ipynb #1220810b
 OURS = ('config.yaml', 'manifest.json', 'metrics.jsonl', 'plots')  # What a run writes beside its checkpoints
@@ -253,7 +254,7 @@ def _prepare(c):
     parts,counts,turns = {},{},c.label_turns if c.method == 'grm' and c.weight_ratio else None
     if turns and not tok.is_fast: raise UsageError(f'--base_model {c.base_model}: its tokenizer ({type(tok).__name__}) cannot say which characters a token holds, so the answers cannot be told from their prompts; use one with a tokenizer.json, or --weight_ratio 0')
     for name in ('train', 'eval'):
-        parts[name],counts[name] = tokenize_pairs(getattr(pairs, name), tok, c.max_length, c.overlong, c.skip_bad_rows, name, turns)
+        parts[name],counts[name] = tokenize_pairs(getattr(pairs, name), tok, c.max_length, c.overlong, c.skip_bad_rows, name, turns, pairs.origin[name])
     check_fit(c, cfg, table, tok, parts.values())
     pad = set_pad_token(tok, used_ids(*parts.values()), vocab)
     report = pairs.report | dict(tokens=counts, pad_token=tok.convert_ids_to_tokens(pad), notes=_notes(c, pairs.report, counts))

@@ -53,9 +53,13 @@ def answers(
     tok,                     # Tokenizer with a chat template
     messages:list[dict],     # Conversation, the last turn the assistant's
     turns:str='last',        # 'last', or 'all_assistant' for the earlier answers as well
+    prompt:str|None=None,    # Text of the prompt, ready for the answer; None: to be rendered
+    text:str|None=None,      # Text of the conversation; None: to be rendered
+    asks:bool|None=None,     # `asks_for_answer` of this tokenizer; None: to be found out
 )->list[tuple[int,int,int]]: # As `turn_span`, in order; of the last answer all that follows its prompt
     "What the assistant said, each answer with its closing"
-    text = tok.apply_chat_template(messages, tokenize=False)
-    prompt = tok.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    start = len(prompt) if asks_for_answer(tok) and text.startswith(prompt) else turn_span(tok, messages, len(messages)-1)[0]
+    if text is None: text = tok.apply_chat_template(messages, tokenize=False)
+    if prompt is None: prompt = tok.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    if asks is None: asks = asks_for_answer(tok)
+    start = len(prompt) if asks and text.startswith(prompt) else turn_span(tok, messages, len(messages)-1)[0]
     return (earlier_answers(tok, messages) if turns == 'all_assistant' else []) + [(start, len(text), len(text))]
