@@ -20,7 +20,7 @@ from .bases import add_lora, load_classifier, load_stock
 from .heads import ValueHead, find_head, freeze_with_mlp, head_shape
 from .attention import read_last_layer, recompute_as_now
 from .backbones import backbone_of, packing_of, row_ends, states_at
-from .output_layer import Learned, entry_logps
+from .output_layer import Learned, entry_logps, learned_in_batch
 
 # %% ../nbs/06d_models.ipynb #e5f45180
 class RewardModel(nn.Module):
@@ -109,7 +109,7 @@ def forward(self:GRM,
     input_ids:torch.Tensor,      # Token ids; (rows, length), or a packed row; (1, tokens)
     attention_mask:torch.Tensor|None=None, # Of a padded batch; 1 for tokens, 0 for padding; (rows, length)
     ends:torch.Tensor|None=None, # Of a packed row: the place of each sequence's last token; (sequences,)
-    learned:Learned|None=None,   # Tokens whose log-probability is wanted; None: the reward alone, no output layer
+    learned:Learned|torch.Tensor|None=None, # Tokens whose log-probability is wanted (of a padded batch perhaps as a table; (rows, length), bool); None: the reward alone, no output layer
     average:bool=False,          # Divide a row's log-probability by its number of tokens
     reference:bool=False,        # The reference's, too
     **row,                       # Of a packed row: `position_ids`, `layout`
@@ -117,6 +117,7 @@ def forward(self:GRM,
     "The reward, and what the text loss needs, from one pass"
     if ends is None: ends = row_ends(input_ids, attention_mask)
     batch = dict(input_ids=input_ids, attention_mask=attention_mask, **row)
+    if isinstance(learned, torch.Tensor): learned = learned_in_batch(learned, input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
     h = states_at(self.inner, ends if learned is None else torch.cat([ends, learned.at]), **batch)
     r = self.score(h[:len(ends)])
     if learned is None: return r

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'SPANS', 'PAD_NAMES', 'load_tokenizer', 'check_template', 'adds_bos', 'one_bos', 'common_prefix', 'render',
-           'fit_pair', 'moved_spans', 'token_span', 'is_stock', 'cut_mark', 'encode_texts', 'encode_batch',
+           'fit_pair', 'moved_spans', 'token_span', 'is_stock', 'cut_mark', 'raw_ids', 'encode_texts', 'encode_batch',
            'pad_candidates', 'flat_ids', 'used_ids', 'set_pad_token']
 
 # %% ../nbs/04_tokens.ipynb #f4234679
@@ -175,7 +175,7 @@ def _asks(tok): # None where the template refuses the question; each row then sa
     except Exception: return None
 
 # %% ../nbs/04_tokens.ipynb #0a193658
-def encode_texts(
+def raw_ids(
     tok,                # Tokenizer
     texts:list[str],    # Templated texts
     offsets:bool=False, # With the characters of each token; needs a fast tokenizer
@@ -188,6 +188,14 @@ def encode_texts(
     if fast.truncation or fast.padding: fast.no_truncation(); fast.no_padding()
     return [o.ids for o in fast.encode_batch_fast(texts, add_special_tokens=False)]
 
+def encode_texts(
+    tok,              # Tokenizer
+    texts:list[str],  # Templated texts
+)->list[list[int]]:   # Token ids, one BOS each where the tokenizer wants one
+    "Templated texts as a model reads them"
+    wanted,bos = adds_bos(tok),tok.bos_token_id
+    return [one_bos(o, bos, wanted) for o in raw_ids(tok, texts)] if texts else []
+
 def _cut(p, w, spans, mark): # What prompt and whole text share up to the mark, the rest of each
     at = max(0, p.rfind(mark, 0, len(p) if w.startswith(p) else common_prefix(p, w))) if mark else 0
     return p[:at], p[at:], w[at:], spans
@@ -197,7 +205,7 @@ def _encode_rows(tok, rendered, mark): # Of each side: ids, where the answer beg
     cuts = [o and [_cut(*side, mark) for side in o] for o in rendered]
     sample = [s for o in cuts[:1] if o for s in o if s[0]]
     texts = list(dict.fromkeys([t for o in cuts if o for head,p,w,_ in o for t in (head, p, w) if t] + [head+w for head,_,w,_ in sample]))
-    known = dict(zip(texts, encode_texts(tok, texts, offsets) if texts else []))
+    known = dict(zip(texts, raw_ids(tok, texts, offsets) if texts else []))
     known[''] = ([], []) if offsets else []
     def ids(t): return known[t][0] if offsets else known[t]
     if any(ids(head)+ids(w) != ids(head+w) for head,_,w,_ in sample): return _encode_rows(tok, rendered, '')
