@@ -72,7 +72,7 @@ def states_at(
     "Hidden states at some places of a padded batch or of a packed row"
     if layout is None: return hidden_states(stock, input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask).flatten(0, 1)[at]
     backbone = backbone_of(stock)
-    read = dict(read=layout.reading(at.unique())) if isinstance(decoder_layers(backbone)[-1], ReadRows) else {}
+    read = dict(read=layout.reading(at.unique() if len(at) else at.new_zeros(1))) if isinstance(decoder_layers(backbone)[-1], ReadRows) else {}
     with packed_mode(backbone), exact(backbone):
         return backbone(input_ids=input_ids, position_ids=position_ids, layout=layout, use_cache=False, **read).last_hidden_state[0,at]
 
