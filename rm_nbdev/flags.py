@@ -78,8 +78,11 @@ def flag_parser(
     def _error(msg): raise UsageError(f'{msg} (see {prog} --help)')
     p.error = _error
     optional = {k for k,(t,_,_) in all_settings(method).items() if type(None) in options(t)}
+    switches = {k for k,(t,_,_) in own_settings(method).items() if {*options(t)} == {bool, type(None)}}
+    for k in switches: p.add_argument(f'--no_{k}', f"--no-{k.replace('_', '-')}", dest=k, action='store_false')
     for a in p._actions:
         if a.dest in optional and a.type in (int, float): a.type = _or_none(a.type)
+        if a.dest in switches and a.nargs != 0: a.nargs,a.const,a.type = '?',True,_or_none(a.type)      # `--gradient_checkpointing` alone means True
         if a.dest == 'debug': a.nargs,a.const = '?','True'           # `--debug` alone means True, as in the original
         if a.option_strings[0] == f'--no_{a.dest}': a.help,a.default = f'the same as --{a.dest} False',None
     return p

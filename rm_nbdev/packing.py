@@ -26,11 +26,12 @@ class Layout:
     def __init__(self,
         groups:list[tuple[int,list[int]]], # Prefix length and lengths of the branches, each branch at least 1
     ):
-        self.sizes,self.chunks,self.seqs,self.starts,self.ends = [],[],[],[],[]
+        self.sizes,self.chunks,self.seqs,self.groups,self.starts,self.ends = [],[],[],[],[],[]
         self.at,self.read,self._masks,at = None,None,{},0                            # `at`, `read`: see `reading`
         for p,branches in groups:
             prefix,start = len(self.sizes),at
             self.sizes.append(p)
+            self.groups.append(range(len(self.seqs), len(self.seqs)+len(branches)))
             at += p
             for i,n in enumerate(branches):
                 self.seqs.append((prefix, len(self.sizes), 0 if i == 0 else p))  # its pieces, and the position of its first query
