@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import psutil, torch
 from .batching import by_tokens
-from .output_layer import PIECE
+from .output_layer import piece_rows
 
 # %% ../nbs/11a_memory.ipynb #7badcd8d
 def saved_bytes(
@@ -80,6 +80,11 @@ class MemoryPlan:
     recompute:bool  # Gradient checkpointing
     def __str__(self): return f'gradient checkpointing is on: the longest forward pass would need about {self.needed:.1f} GB, {self.free:.1f} are free' if self.recompute and self.needed == self.needed else ''
 
+def _logits(c, model, dev): # Bytes of a piece of logits, their log-probabilities and a spare
+    if c.method == 'bt' or not c.weight_ratio: return 0
+    vocabulary = model.inner.get_output_embeddings().weight.shape[0]
+    return 3*4*vocabulary*piece_rows(vocabulary, dev)
+
 def plan_memory(
     c,          # `Config`
     model,      # `RewardModel` on its device
@@ -95,6 +100,6 @@ def plan_memory(
     model.train(was)
     rows,dev = longest_batch(c, ds, collate),next(model.parameters()).device
     kept = a*collate.tokens(rows) + b*sum(len(o[k])**2 for o in rows for k in ('chosen_ids', 'rejected_ids'))
-    later = sum(12*p.numel() for p in model.parameters() if p.requires_grad) + (3*PIECE.get(dev.type, PIECE['cpu']) if c.method == 'grm' else 0)
+    later = sum(12*p.numel() for p in model.parameters() if p.requires_grad) + _logits(c, model, dev)
     needed,free = (1.25*kept + later)/2**30,free_bytes(dev)/2**30
     return MemoryPlan(needed, free, needed > free)
