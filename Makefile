@@ -1,4 +1,4 @@
-.PHONY: help demo test export clean venv
+.PHONY: help demo test bench export clean venv
 unexport PYTHONPATH PYTHONHOME
 
 help:                 ## this list
@@ -10,6 +10,9 @@ demo: venv            ## train the embedded default into runs/demo/ and say how 
 
 test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=--slow adds the slow cells
 	@.venv/bin/python .ci/check.py $(ARGS)
+
+bench: venv          ## speed and memory beside trl and the plain way, under 10 minutes; ARGS='--only bt' takes a part
+	@.venv/bin/python benchmarks/bench.py $(ARGS)
 
 export: venv          ## write rm_nbdev/ and README.md from the notebooks, and clean the notebooks
 	@. .venv/bin/activate && nbdev-export && nbdev-clean && rm-readme
