@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 COLUMNS = ['table', 'size', 'variant', 'unit', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high', 'peak_mb']
 TABLES = dict(
     bt=f'Bradley-Terry: one optimizer step, LoRA r=32 with dropout 0.05, float32, hidden {HIDDEN}',
-    grm=f'GRM: one optimizer step on 4 pairs, otherwise as above',
+    grm='GRM: one optimizer step on 4 pairs, otherwise as above',
     preparing='Preparing: from texts to token ids',
     scoring='Scoring: rewards of several responses to one prompt of 200 tokens')
 HEADLINE = dict(bt='kit fast', grm='kit fast', preparing='here', scoring='kit: score')  # What the last line names

@@ -127,6 +127,7 @@ def _try_packing(stock): # Differences of hidden states in a packed row: all row
         except Exception: off.append(torch.tensor(float('inf')))
     return [float(o) for o in off]
 
+# %% ../nbs/06b_backbones.ipynb #95f46d6c
 _known = {}
 
 def packing_of(

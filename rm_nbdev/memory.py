@@ -72,6 +72,7 @@ def longest_batch(
     rows = ds.select(length.topk(min(n, len(length))).indices.tolist()).to_list()
     return max(by_tokens(rows, collate, c.max_tokens_per_batch), key=collate.tokens) if c.max_tokens_per_batch else rows
 
+# %% ../nbs/11a_memory.ipynb #6a7824d6
 @dataclass
 class MemoryPlan:
     "What a step needs, what there is, and whether activations are recomputed"

@@ -57,14 +57,17 @@ class RewardModel(nn.Module):
         with torch.autocast(states.device.type, enabled=False):           # head in full precision, also inside bf16 training
             return self.head(states.to(next(self.head.parameters()).dtype)).squeeze(-1)
 
-    def forward(self,
-        input_ids:torch.Tensor, # Token ids; (rows, length), or a packed row; (1, tokens)
-        attention_mask:torch.Tensor|None=None, # Of a padded batch; 1 for tokens, 0 for padding; (rows, length)
-        ends:torch.Tensor|None=None, # Of a packed row: the place of each sequence's last token; (sequences,)
-        **row,                  # Of a packed row: `position_ids`, `layout`
-    )->torch.Tensor:            # Rewards, float32; (rows,) or (sequences,)
-        if ends is None: ends = row_ends(input_ids, attention_mask)
-        return self.score(states_at(self.inner, ends, input_ids, attention_mask, **row))
+# %% ../nbs/06d_models.ipynb #1b7c71da
+@patch
+def forward(self:RewardModel,
+    input_ids:torch.Tensor, # Token ids; (rows, length), or a packed row; (1, tokens)
+    attention_mask:torch.Tensor|None=None, # Of a padded batch; 1 for tokens, 0 for padding; (rows, length)
+    ends:torch.Tensor|None=None, # Of a packed row: the place of each sequence's last token; (sequences,)
+    **row,                  # Of a packed row: `position_ids`, `layout`
+)->torch.Tensor:            # Rewards, float32; (rows,) or (sequences,)
+    "A reward for each sequence"
+    if ends is None: ends = row_ends(input_ids, attention_mask)
+    return self.score(states_at(self.inner, ends, input_ids, attention_mask, **row))
 
 # %% ../nbs/06d_models.ipynb #ddc8feae
 class GRM(RewardModel):

@@ -6,7 +6,6 @@
 __all__ = ['PIECE', 'ROWS', 'output_logits', 'Learned', 'learned_in_batch', 'learned_in_row', 'piece_rows', 'entry_logps']
 
 # %% ../nbs/06c_output_layer.ipynb #6b773689
-import copy
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import nn

@@ -141,6 +141,7 @@ def _stored(pairs, tok, settings, origin, cache_dir, name): # All rows that are 
     there = np.concatenate([s.data['position'] for s in shards])
     return concatenate_datasets(shards), find_rows(there, wanted), len(pairs)-len(missing)
 
+# %% ../nbs/04a_token_store.ipynb #da59e6b2
 def tokenize_pairs(
     pairs:Dataset,                  # Columns `chosen`, `rejected`, `margin`, `row`, `file`, `id`
     tok,                            # Tokenizer with a chat template

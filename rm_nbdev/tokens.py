@@ -196,6 +196,7 @@ def encode_texts(
     wanted,bos = adds_bos(tok),tok.bos_token_id
     return [one_bos(o, bos, wanted) for o in raw_ids(tok, texts)] if texts else []
 
+# %% ../nbs/04_tokens.ipynb #25530016
 def _cut(p, w, spans, mark): # What prompt and whole text share up to the mark, the rest of each
     at = max(0, p.rfind(mark, 0, len(p) if w.startswith(p) else common_prefix(p, w))) if mark else 0
     return p[:at], p[at:], w[at:], spans
