@@ -20,7 +20,7 @@ def attend(
     q:torch.Tensor,           # Queries; (1, heads, q, size)
     k:torch.Tensor,           # Keys; (1, heads, k, size)
     v:torch.Tensor,           # Values; (1, heads, k, size)
-    mask=None,                # 'causal', None (each sees all), or who sees whom; (q, k), bool
+    mask=None,                # 'causal', None (each sees all), or who sees whom; (q, k), bool (or, without softcap, numbers to add)
     scale:float|None=None,    # Before the softmax; None: 1/√size
     dropout:float=0.,         # Of attention weights
     softcap:float|None=None,  # Weights before the softmax are squeezed between -softcap and softcap
@@ -77,16 +77,26 @@ def _one_by_one(q, k, v, layout, window, **kw):
     if any(fan):                                                               # then a call for each group
         asks,have = [sum(layout.chunks[i] for i in g) for g in layout.groups],[sum(layout.sizes[g.start+n:g.stop+n+1]) for n,g in enumerate(layout.groups)]
         parts = zip(layout.groups, fan, q.split(asks, 2), k.split(have, 2), v.split(have, 2))
-        return torch.cat([(_fan if f else _few)(*qkv, layout, g, window, **kw) for g,f,*qkv in parts if qkv[0].shape[2]], 2)
-    return _few(q, k, v, layout, range(len(layout.seqs)), window, **kw)
+        return torch.cat([_fan(*qkv, layout, g, window, **kw) if f else _few(*qkv, layout, [g], window, **kw) for g,f,*qkv in parts if qkv[0].shape[2]], 2)
+    return _few(q, k, v, layout, layout.groups, window, **kw)
 
-def _few(q, k, v, layout, seqs, window, **kw): # The sequences of some groups, one by one
-    a,b = layout.seqs[seqs[0]][0],layout.seqs[seqs[-1]][1]+1
-    sizes = layout.sizes[a:b]
-    ks,vs = k.split(sizes, 2),v.split(sizes, 2)
-    def both(pieces, prefix, own): return torch.cat([pieces[prefix-a], pieces[own-a]], 2) if layout.sizes[prefix] else pieces[own-a]
-    parts = zip(seqs, q.split([layout.chunks[i] for i in seqs], 2))
-    return torch.cat([attend(part, both(ks, *layout.seqs[i][:2]), both(vs, *layout.seqs[i][:2]), layout.mask(i, window, q.device), **kw) for i,part in parts if part.shape[2]], 2)
+def _added(layout, i, window, like): # A table as numbers to add, which torch's kernel would make of it in each layer
+    m = layout.mask(i, window, like.device)
+    if not isinstance(m, torch.Tensor): return m
+    key = ('added', i, window, like.dtype)
+    if key not in layout._masks: layout._masks[key] = torch.zeros(m.shape, dtype=like.dtype, device=like.device).masked_fill_(~m, float('-inf'))
+    return layout._masks[key]
+
+def _few(q, k, v, layout, groups, window, **kw): # The sequences of some groups, one by one
+    seqs,starts = [i for g in groups for i in g],{g.start for g in groups}
+    def size(i): return layout.length(i) if i in starts else layout.sizes[layout.seqs[i][1]]     # the first branch lies beside its prefix
+    cut = [size(i) for i in seqs]
+    parts,out = zip(seqs, q.split([layout.chunks[i] for i in seqs], 2), k.split(cut, 2), v.split(cut, 2)),[]
+    for i,qi,ki,vi in parts:
+        if i in starts: first = ki,vi
+        elif p := layout.starts[i][2]: ki,vi = torch.cat([first[0][:,:,:p], ki], 2),torch.cat([first[1][:,:,:p], vi], 2)
+        if qi.shape[2]: out.append(attend(qi, ki, vi, layout.mask(i, window, q.device) if kw.get('softcap') else _added(layout, i, window, q), **kw))
+    return torch.cat(out, 2)
 
 # %% ../nbs/05d_attention.ipynb #d4289830
 def _varlen_kernel(softcap): # The variable-length kernel there is: q, k, v, edges and lengths -> output

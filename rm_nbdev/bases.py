@@ -147,9 +147,9 @@ class _Masked(torch.autograd.Function):
     def forward(ctx, x, kept, scale):
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return x*kept*scale
+        return (x*kept).mul_(scale)
     @staticmethod
-    def backward(ctx, g): return g*ctx.saved_tensors[0]*ctx.scale, None, None
+    def backward(ctx, g): return (g*ctx.saved_tensors[0]).mul_(ctx.scale), None, None
 
 class LoraDropout(nn.Dropout):
     "Dropout whose mask, on a CPU, takes 16 random bits a value instead of a float"
