@@ -79,7 +79,7 @@ class MemoryPlan:
     needed:float    # GB, foreseen for the longest forward and backward pass; NaN where it was not asked
     free:float      # GB
     recompute:bool  # Gradient checkpointing
-    def __str__(self): return f'gradient checkpointing is on: the longest forward pass would need about {self.needed:.1f} GB, {self.free:.1f} are free' if self.recompute and self.needed == self.needed else ''
+    def __str__(self): return f'gradient checkpointing is on: the longest forward pass would need about {self.needed:.2g} GB, {self.free:.2g} are free' if self.recompute and self.needed == self.needed else ''
 
 def _logits(c, model, dev): # Bytes of a piece of logits, their log-probabilities and a spare
     if c.method == 'bt' or not c.weight_ratio: return 0

@@ -70,7 +70,7 @@ class TrainingSettings:
     max_grad_norm: float = opt(5., 'Gradients longer than this are shortened to it')
     batching: Literal['packed', 'padded'] = opt('packed', 'Form of a batch: packed is one row without padding, exact and several times as fast; an architecture that does not allow it is padded, and it is said')
     share_prompt: bool = opt(True, "Packed: compute what a pair's sequences have in common once (lora_dropout then draws one mask for it, not two)")
-    max_tokens_per_batch: int|None = opt(None, "Put the pairs of an optimizer step into forward passes of at most so many tokens, whatever per_device_train_batch_size; the gradient is the same mean")
+    max_tokens_per_batch: int|None = opt(None, "Put the pairs of an optimizer step into forward passes of at most so many tokens, whatever per_device_train_batch_size; the gradient is the same mean over the same pairs (where there is dropout, with other draws)")
     gradient_checkpointing: bool|None = opt(None, 'Recompute activations in the backward pass: less memory, about a third more time, the same numbers; without it only when the longest forward pass would not fit into free memory')
     bf16: bool = opt(True, 'bfloat16 arithmetic in the backbone where the machine has it; head and loss stay in float32')
     fp16: bool = opt(False, 'float16 arithmetic in the backbone (CUDA only)')

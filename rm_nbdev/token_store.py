@@ -66,7 +66,7 @@ def read_shards(
 )->list[Path]:   # Whole files in the order of their names
     "The files of a store; damaged ones are set aside"
     good = []
-    for path in sorted(folder.glob('*.arrow')):
+    for path in sorted(p for p in folder.glob('*.arrow') if p.is_file()):
         try:
             with path.open('rb') as f: whole = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest() == path.stem
             if not whole:

@@ -162,7 +162,7 @@ def _schedule(t): # What is due when, for the manifest
 
 def _batching(t): # What a batch looked like, for the manifest
     m = t.memory
-    return dict(form='packed' if isinstance(t.collate, PackedCollator) else 'padded', note=t.batching_note, gradient_checkpointing=m.recompute, **({} if m.needed != m.needed else dict(step_needs_gb=round(m.needed, 2), free_gb=round(m.free, 2))))
+    return dict(form='packed' if isinstance(t.collate, PackedCollator) else 'padded', note=t.batching_note, gradient_checkpointing=m.recompute, **({} if m.needed != m.needed else dict(step_needs_gb=float(f'{m.needed:.3g}'), free_gb=float(f'{m.free:.3g}'))))
 
 def _start(c, p, t): # Files that exist before the first step
     run = Path(p.c.output_dir)
