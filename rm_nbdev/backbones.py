@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['last_token', 'positions', 'backbone_name', 'backbone_of', 'row_ends', 'hidden_states', 'states_at', 'small_config',
-           'packing_of']
+           'packing_of', 'steady_length']
 
 # %% ../nbs/06b_backbones.ipynb #e80f0e4c
 import copy, warnings
@@ -50,6 +50,9 @@ def row_ends(
     return torch.arange(rows, device=input_ids.device)*length + last
 
 # %% ../nbs/06b_backbones.ipynb #58ff2229
+def _looks_ahead(backbone): # Whether a token may attend to later ones
+    return getattr(backbone.config.get_text_config(), 'use_bidirectional_attention', False) or any(getattr(m, 'is_causal', True) is False for m in backbone.modules())
+
 def hidden_states(
     stock,                       # `…ForSequenceClassification` or `…ForCausalLM`
     input_ids:torch.Tensor,      # Token ids; (rows, length)
@@ -57,7 +60,7 @@ def hidden_states(
 )->torch.Tensor:                 # Last hidden states; (rows, length, hidden)
     "What the backbone of a stock model makes of a padded batch"
     backbone = backbone_of(stock)
-    where = {} if attention_mask[:,0].all() else dict(attention_mask=attention_mask, position_ids=positions(attention_mask))
+    where = {} if attention_mask[:,0].all() and not _looks_ahead(backbone) else dict(attention_mask=attention_mask, position_ids=positions(attention_mask))
     with exact(backbone): return backbone(input_ids=input_ids, use_cache=False, **where).last_hidden_state
 
 # %% ../nbs/06b_backbones.ipynb #47713496
@@ -92,7 +95,7 @@ def small_config(
     few = min(n, max([2, *map(_cover, lists.values())]))
     for k,v in lists.items(): setattr(t, k, v[:few])
     new = dict(num_hidden_layers=few, num_attention_heads=4, num_key_value_heads=2 if shared else 4, hidden_size=4*size, intermediate_size=96, vocab_size=64, sliding_window=4,
-               num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, attention_chunk_size=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+               num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=32, attention_chunk_size=4, index_topk=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     for k,v in new.items():
         if getattr(t, k, None) is not None: setattr(t, k, v)
     for o in (getattr(cfg, k, None) for k in cfg.sub_configs):                                       # a tower for pictures is of no interest here
@@ -146,3 +149,14 @@ def packing_of(
         except Exception as e: _known[key] = (False, False, f'it could not be tried: {first_line(e)}')
         finally: hf_logging.set_verbosity(level)
     return _known[key]
+
+# %% ../nbs/06b_backbones.ipynb #80949420
+def steady_length(
+    cfg,        # Of a model
+)->int|None:    # Tokens; None: any length
+    "Up to which length a sequence's states do not depend on the others in its batch"
+    t = cfg.get_text_config()
+    rope = getattr(t, 'rope_parameters', None) or {}
+    ropes = [o for o in (rope, *rope.values()) if isinstance(o, dict)]
+    limits = [o.get('original_max_position_embeddings') or getattr(t, 'original_max_position_embeddings', None) or t.max_position_embeddings for o in ropes if o.get('rope_type') in ('dynamic', 'longrope')]
+    return min(limits, default=None)

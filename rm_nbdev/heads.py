@@ -28,7 +28,7 @@ def freeze_with_mlp(
 ):               # The same model, frozen, its `score` an MLP
     "Freeze everything but a new MLP head"
     model.requires_grad_(False)
-    with seeded(seed): model.score = mlp_head(model.config.get_text_config().hidden_size)
+    with seeded(seed): model.score = mlp_head(model.score.in_features)
     return model
 
 # %% ../nbs/06a_heads.ipynb #ac6ee844

@@ -86,7 +86,7 @@ def learned_in_row(
     "Tokens to learn in a packed row"
     at,token,count = [],[],[]
     for sp,s,i in zip(spans, seqs, order):
-        t = np.array([t for a,b in zip(sp[::2], sp[1::2]) for t in range(max(a, 1), b)], dtype=int)
+        t = np.array(sorted({t for a,b in zip(sp[::2], sp[1::2]) for t in range(max(a, 1), min(b, len(s)))}), dtype=int)
         at.append(layout.place(i, t-1)); token.append(np.asarray(s)[t]); count.append(len(t))
     pairs,entry = np.unique(np.stack([np.concatenate(at), np.concatenate(token)]), axis=1, return_inverse=True)
     return Learned(*(torch.from_numpy(np.ascontiguousarray(o)) for o in (*pairs.astype(int), entry.reshape(-1))), torch.tensor(count))

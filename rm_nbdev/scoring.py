@@ -6,6 +6,7 @@
 __all__ = ['score_ids', 'score_groups', 'score']
 
 # %% ../nbs/07b_scoring.ipynb #834f1626
+from numbers import Integral
 import torch
 from tqdm import tqdm
 from .config import UsageError
@@ -75,7 +76,8 @@ def score_groups(
     return out
 
 # %% ../nbs/07b_scoring.ipynb #82a89e97
-def _is_ids(o): return isinstance(o, (list, tuple)) and all(isinstance(t, int) for t in o)
+def _is_ids(o): return isinstance(o, (list, tuple)) and all(isinstance(t, Integral) for t in o)
+def _is_one(o): return isinstance(o, str) or _is_ids(o) and len(o) > 0  # A single response
 
 def _conversation(prompt, response): # As messages
     asked = [dict(role='user', content=prompt)] if isinstance(prompt, str) else list(prompt)
@@ -101,8 +103,11 @@ def score(
     progress:bool=False,   # Show a bar
 ):                         # Rewards on the CPU: a list of tensors, one a prompt; one tensor where each has a single response
     "Rewards of responses, each prompt computed once"
-    if isinstance(prompts, str) or len(prompts) != len(responses): raise UsageError(f'score: {len(prompts)} prompts and {len(responses)} responses; give a list of prompts, and for each its responses')
-    single = all(isinstance(r, str) or _is_ids(r) and len(r) for r in responses)
+    if isinstance(prompts, str) or isinstance(responses, str) or len(prompts) != len(responses): raise UsageError(f'score: {len(prompts)} prompts and {len(responses)} responses; give a list of prompts, and for each its responses')
+    single = len(responses) > 0 and _is_one(responses[0])
+    for i,r in enumerate(responses):
+        if (not _is_one(r)) if single else _is_one(r) or not isinstance(r, (list, tuple)) or not all(map(_is_one, r)):
+            raise UsageError(f"score: the responses to prompt {i} are {r!r:.60}; give each prompt one response, or each a list of responses, text or token ids, none of them empty ids")
     groups = _to_ids(prompts, [[r] for r in responses] if single else responses, tokenizer)
     if not single: return score_groups(model, groups, batch_tokens, progress)
     same,out = {},torch.empty(len(groups))                           # the same prompt, given several times

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 from .config import UsageError, write_text
+from .backbones import steady_length
 from .models import RewardModel, recompute_activations
 from .batching import by_tokens, make_collator, model_inputs
 from .objectives import make_objective
@@ -34,6 +35,7 @@ def _collator(c, args, model, pad_id): # The collator, and what is to be said if
     why = ''
     if c.batching == 'packed':
         if not model.packs: why = f'a {model.config.model_type} cannot be packed exactly: {model.packing_note}'
+        elif (n := steady_length(model.config)) and c.max_length > n: why = f'its rotations change with the longest sequence beyond {n} tokens, and --max_length is {c.max_length}'
         elif args.torch_compile: why = '--torch_compile wants batches of one shape'
         elif (args.fsdp_config or {}).get('activation_checkpointing'): why = 'with the activation checkpointing of FSDP layers cannot be told about packed rows (--gradient_checkpointing True can)'
     return make_collator(c, pad_id, not why), why and f'training in padded batches: {why}'
