@@ -46,9 +46,10 @@ def bt_case(base, layers, pairs, scale, seconds):
     warm = make_pairs(2, 8192, scale/8, seed=99)
     packed,padded = dict(batching='packed'), dict(batching='padded')
     v = {'trl, checkpointing (default)': partial(Trl, base, warm),
-         'trl, no checkpointing': partial(Trl, base, warm, **WITHOUT),
-         'kit padded': partial(Kit, base, **padded)}
-    if layers < 16: v |= { # trl switches dropout off by default; the others here have it, so that trl does the same work. What that is worth:
+         'trl, no checkpointing': partial(Trl, base, warm, **WITHOUT)}
+    if layers < 16: v |= {
+         'kit padded': partial(Kit, base, **padded),
+         # trl switches dropout off by default; the others here have it, so that trl does the same work. What that is worth:
          'trl, dropout off': partial(Trl, base, warm, dropout=False),
          'kit fast, prompt twice': partial(Kit, base, share_prompt=False, **packed)}
     v |= {'kit fast, checkpointing': partial(Kit, base, **packed, **WITH),
@@ -61,8 +62,8 @@ def grm_case(base, vocab, mode, scale, seconds):
     kit = partial(Kit, base, method='grm', **kw)
     v = {'plain, checkpointing': partial(PlainGRM, base, **kw, **WITH)}
     if mode == 'sft' and vocab < 100_000: v['plain'] = partial(PlainGRM, base, **kw, **WITHOUT)
-    v['kit padded'] = partial(kit, batching='padded')
-    if mode == 'sft': v['kit fast, checkpointing'] = partial(kit, batching='packed', **WITH)
+    if mode == 'sft': v['kit padded'] = partial(kit, batching='padded')
+    if mode == 'sft' and vocab < 100_000: v['kit fast, checkpointing'] = partial(kit, batching='packed', **WITH)
     v['kit fast'] = partial(kit, batching='packed')
     what = dict(sft='SFT', dpo='DPO', reference='DPO with reference')[mode]
     return Case('grm', f'vocabulary {vocab/1000:.0f}k, {what}', v, [make_pairs(4, vocab, scale, seed=i) for i in range(ROUNDS)], make_pairs(1, vocab, scale/4, seed=99), seconds)
@@ -79,7 +80,7 @@ def cases(tables, quick, folder):
     "The comparisons, one after the other; bases are made when they are needed"
     def base(vocab, layers=4, tied=False): return make_base(f'{folder}/{vocab}-{layers}', vocab, layers, tied)
     if 'bt' in tables:
-        for layers,*how in [(2, 4, .25, 3)] if quick else [(4, 8, 1, 45), (16, 4, 1, 45)]: yield bt_case(base(8192, layers), layers, *how)
+        for layers,*how in [(2, 4, .25, 3)] if quick else [(4, 8, 1, 35), (16, 4, 1, 35)]: yield bt_case(base(8192, layers), layers, *how)
     if 'grm' in tables:
         for vocab,mode,seconds in [(8192, 'sft', 2), (8192, 'reference', 2)] if quick else [(50_000, 'sft', 15), (50_000, 'dpo', 10), (50_000, 'reference', 12), (152_000, 'sft', 25)]:
             yield grm_case(base(vocab, 2 if quick else 4, tied=True), vocab, mode, .125 if quick else .25, seconds)
