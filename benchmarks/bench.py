@@ -206,7 +206,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--only', default=','.join(TABLES), help=f"tables to measure, separated by commas: {', '.join(TABLES)}")
     p.add_argument('--quick', action='store_true', help='small sizes and few rounds; figures mean little')
-    p.add_argument('--output', type=Path, help='folder of results.csv, .png and .md, which are overwritten; without it this folder, or a fresh temporary one with --quick')
+    p.add_argument('--output', type=Path, help='folder of results.csv, .png and .md, which are overwritten; without it `results/` beside this file, or a fresh temporary one with --quick')
     a = p.parse_args()
     tables = [t for t in a.only.replace(' ', '').split(',') if t]
     if wrong := [t for t in tables if t not in TABLES]: p.error(f"--only {','.join(wrong)}: no such table; there are {', '.join(TABLES)}")

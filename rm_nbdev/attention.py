@@ -39,15 +39,15 @@ FAN,WEIGHTS = 4,2**26  # Branches of a group that go together, from this number 
 
 def _grid(layout, group, p, device): # Of a group's branches: rows of queries (branches, most), which of them are any, their positions; the same of keys
     key = ('grid', group.start)
-    if key not in layout._masks:
+    if key not in layout._made:
         asked,own = [[t-p for t in layout.queries(i) if t >= p] for i in group],[range(layout.sizes[layout.seqs[i][1]]) for i in group]
         def grid(lists):
             n = torch.tensor([len(o) for o in lists], device=device)
             there = torch.arange(max(1, int(n.max())), device=device) < n[:,None]
             def fill(flat): return torch.zeros(there.shape, dtype=torch.long, device=device).masked_scatter(there, flat)
             return fill(torch.arange(int(n.sum()), device=device)), there, fill(torch.tensor([t for o in lists for t in o], dtype=torch.long, device=device))
-        layout._masks[key] = grid(asked),grid(own)
-    return layout._masks[key]
+        layout._made[key] = grid(asked),grid(own)
+    return layout._made[key]
 
 def _fan(q, k, v, layout, group, window, scale=None, dropout=0., softcap=None): # Of one group: its queries, keys and values; (1, heads, tokens, size)
     p = layout.sizes[layout.seqs[group[0]][0]]
@@ -84,8 +84,8 @@ def _added(layout, i, window, like): # A table as numbers to add, which torch's 
     m = layout.mask(i, window, like.device)
     if not isinstance(m, torch.Tensor): return m
     key = ('added', i, window, like.dtype)
-    if key not in layout._masks: layout._masks[key] = torch.zeros(m.shape, dtype=like.dtype, device=like.device).masked_fill_(~m, float('-inf'))
-    return layout._masks[key]
+    if key not in layout._made: layout._made[key] = torch.zeros(m.shape, dtype=like.dtype, device=like.device).masked_fill_(~m, float('-inf'))
+    return layout._made[key]
 
 def _few(q, k, v, layout, groups, window, **kw): # The sequences of some groups, one by one
     seqs,starts = [i for g in groups for i in g],{g.start for g in groups}
@@ -110,13 +110,13 @@ def _varlen_kernel(softcap): # The variable-length kernel there is: q, k, v, edg
                                                                                  window_size=(window-1 if window else -1, 0), softcap=softcap or 0.)
 
 def _side_by_side(layout, device): # Which keys in which order, edges of queries and keys, longest of each; None if the queries are not the last of their sequence
-    if 'keys' not in layout._masks:
+    if 'keys' not in layout._made:
         n = [layout.length(i) for i in range(len(layout.seqs))]
         last = all(list(layout.queries(i)) == list(range(m-len(layout.queries(i)), m)) for i,m in enumerate(n))
         at = torch.tensor([t for i,m in enumerate(n) for t in layout.place(i, range(m)).tolist()], device=device)
         def edges(sizes): return F.pad(torch.tensor(sizes, device=device).cumsum(0), (1, 0)).int()
-        layout._masks['keys'] = (at, edges(layout.chunks), edges(n), max(layout.chunks), max(n)) if last else None
-    return layout._masks['keys']
+        layout._made['keys'] = (at, edges(layout.chunks), edges(n), max(layout.chunks), max(n)) if last else None
+    return layout._made['keys']
 
 def _in_one_call(q, k, v, layout, window, scale, kernel):
     at,*rest = _side_by_side(layout, q.device)

@@ -27,7 +27,7 @@ class Layout:
         groups:list[tuple[int,list[int]]], # Prefix length and lengths of the branches, each branch at least 1
     ):
         self.sizes,self.chunks,self.seqs,self.groups,self.starts,self.ends = [],[],[],[],[],[]
-        self.at,self.read,self._masks,at = None,None,{},0                            # `at`, `read`: see `reading`
+        self.at,self.read,self._made,at = None,None,{},0                            # `at`, `read`: see `reading`
         for p,branches in groups:
             prefix,start = len(self.sizes),at
             self.sizes.append(p)
@@ -83,9 +83,9 @@ def mask(self:Layout,
     "What the queries of a chunk see of their sequence; made once for all layers"
     q,n = self.queries(i),self.length(i)
     if window and window >= n: window = None
-    if (i,window) not in self._masks:
-        self._masks[i,window] = 'causal' if not window and len(q) == n else None if not window and len(q) and q[0] == n-1 else visible(torch.tensor(list(q), device=device), n, window)
-    return self._masks[i,window]
+    if (i,window) not in self._made:
+        self._made[i,window] = 'causal' if not window and len(q) == n else None if not window and len(q) and q[0] == n-1 else visible(torch.tensor(list(q), device=device), n, window)
+    return self._made[i,window]
 
 # %% ../nbs/05c_packing.ipynb #1db44e7d
 @patch
@@ -94,7 +94,7 @@ def reading(self:Layout,
 )->Layout:           # The same sequences, asked for by these rows alone
     "The layout for a layer of which only some rows are wanted"
     lay = copy.copy(self)
-    lay.at,lay.read,lay._masks,where = at,[],{},at.cpu().numpy()
+    lay.at,lay.read,lay._made,where = at,[],{},at.cpu().numpy()
     edges = np.cumsum([0, *self.chunks])
     for (_,_,first),a,b in zip(self.seqs, edges, edges[1:]):
         lay.read.append((where[(where >= a) & (where < b)] - a + first).tolist())
