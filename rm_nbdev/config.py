@@ -85,7 +85,7 @@ RULES = dict(
     base_model=("a folder, a Hub id, or 'miniature'", lambda v: v.strip()), dataset=("a file, a folder, a Hub id, or 'miniature'", lambda v: v.strip()),
     per_device_train_batch_size=_count, per_device_eval_batch_size=_count, gradient_accumulation_steps=_count, max_length=_count,
     max_tokens_per_batch=_count, lora_r=_count, lora_alpha=_count, dataset_step_size=_count, eval_steps=_span, save_steps=_span, logging_steps=_span,
-    save_total_limit=('0 or more', lambda v: v >= 0),
+    save_total_limit=('0 or more', lambda v: v >= 0), grace_seconds=('0 or more seconds', lambda v: 0 <= v < math.inf),
     max_steps=('-1 (train by epochs) or a number of steps over 0', lambda v: v == -1 or v > 0),
     num_train_epochs=('over 0', lambda v: 0 < v < math.inf), learning_rate=('over 0', lambda v: 0 < v < math.inf),
     weight_ratio=('0 or more', lambda v: 0 <= v < math.inf), lora_dropout=('from 0 to under 1', lambda v: 0 <= v < 1),

@@ -89,11 +89,13 @@ class ScheduleSettings:
     save_strategy: Literal['no', 'steps', 'epoch', 'best'] = opt('epoch', "When to save; 'no' writes no checkpoint")
     save_steps: float = opt(1000, 'Steps between checkpoints; under 1 a share of all steps')
     logging_steps: float = opt(100, 'Steps between training metrics; under 1 a share of all steps')
-    save_total_limit: int|None = opt(12, 'Most checkpoints kept beside 0, powers of two, the best and the last, which always stay')
+    save_total_limit: int|None = opt(12, 'Most checkpoints kept beside 0, powers of two, the best and the last, which always stay; the state to go on from is kept in the newest two')
     save_safetensors: bool = opt(True, 'Weights are always written as safetensors; False is refused')
     load_best_model_at_end: bool = opt(True, 'Go back to the best saved step after training')
     metric_for_best_model: str = opt('eval_loss', 'Evaluation metric that decides which saved step is best')
-    resume_from_checkpoint: str|None = opt(None, 'Go on from a checkpoint: True takes the last one in the run directory, or give a folder')
+    resume_from_checkpoint: str|None = opt(None, 'Go on from a checkpoint, to the same bytes: True takes the last whole one in the run directory, or give a folder')
+    on_save_error: Literal['stop', 'continue'] = opt('stop', 'When a checkpoint cannot be written (a full disk): stop, or go on and try again at the next one')
+    grace_seconds: float = opt(60., 'After SIGTERM or SIGUSR1: seconds until pushes that are still pending are left to later')
     greater_is_better: bool|None = opt(None, "Whether more of it is better; without it read off the metric's name")
 
 # %% ../nbs/00_settings.ipynb #28da291f
