@@ -6,7 +6,7 @@
 __all__ = ['SIGNALS', 'MARKER', 'Preemption', 'mark', 'marked', 'unmark', 'hand_on']
 
 # %% ../nbs/10a_preemption.ipynb #73ba3df6
-import contextlib, json, os, signal, threading, time
+import contextlib, json, signal, threading, time
 from pathlib import Path
 from .config import UsageError, read_json, write_text
 

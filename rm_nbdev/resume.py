@@ -7,11 +7,11 @@ __all__ = ['HASHED', 'DECIDES', 'SAID', 'Resume', 'last_whole', 'check_state', '
            'make_room']
 
 # %% ../nbs/10b_resume.ipynb #8566dbff
-import json, pickle, zipfile
+import pickle, zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
-from .config import UsageError, first_line, load_config, read_json, write_text
+from .config import UsageError, first_line, read_json
 from .durable import damage, has_state, set_aside, sweep
 from .checkpoints import checkpoint_steps
 from .metrics import read_metrics
@@ -69,8 +69,8 @@ def find_resume(
     if out.folder is None: return out
     if (there := read_json(out.folder/'reward_model.json')) and (what := (there.get('method'), there.get('kind'))) != (c.method, c.kind):
         raise UsageError(f'--resume_from_checkpoint {r}: {out.folder} is {what[0]} ({what[1]}), the settings ask for {c.method} ({c.kind}); go on with its own, or choose another --output_dir')
-    if not isinstance(read_json(out.folder/'trainer_state.json').get('global_step'), int): raise UsageError(f"{out.folder/'trainer_state.json'}: damaged; it names no global_step")
     check_state(out.folder)
+    if not isinstance(read_json(out.folder/'trainer_state.json').get('global_step'), int): raise UsageError(f"{out.folder/'trainer_state.json'}: damaged; it names no global_step")
     if (run/'metrics.jsonl').is_file(): read_metrics(run)
     return out
 
