@@ -17,8 +17,10 @@ class Preemption:
     "Remembers the signal that asked the process to end"
     def __init__(self,
         grace:float=60., # Seconds after the signal that may be used
+        tell=None,       # Called with the signal when it has to wait
     ):
-        self.grace,self.signal,self.at,self.waits,self._old = grace,None,None,False,{}
+        self.tell,self.grace = tell,grace
+        self.signal,self.at,self.waits,self._old = None,None,False,{}
 
     def __enter__(self): # Handlers can be set in the main thread alone
         if threading.current_thread() is threading.main_thread(): self._old = {s:signal.signal(s, self._note) for s in SIGNALS}
@@ -30,6 +32,7 @@ class Preemption:
     def _note(self, n, frame):
         if self.signal is None: self.signal,self.at = signal.Signals(n),time.monotonic()
         if not self.waits: raise SystemExit(self.code)                 # nothing runs yet that a step would finish
+        if self.tell: self.tell(n)
 
     @property
     def code(self): return None if self.signal is None else SIGNALS[self.signal] # Exit code, None if no signal came

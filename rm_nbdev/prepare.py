@@ -25,7 +25,7 @@ from .heads import find_head, head_shape
 from .models import has_bf16
 from .objectives import measured
 from .preemption import MARKER, marked
-from .resume import find_resume
+from .resume import Resume, find_resume
 from .tokens import load_tokenizer, set_pad_token, used_ids
 from .token_store import tokenize_pairs
 
@@ -144,8 +144,8 @@ def check_model(
     return cfg, check_architecture(c.base_model, cfg, c.lora_target_modules if c.use_lora else (), c.trust_remote_code, c.method)
 
 def check_settings(
-    c, # `Config`
-):
+    c,             # `Config`
+)->Resume|None:    # From where to go on, None to begin anew
     "What can be wrong without touching data or model"
     if c.method == 'bt':
         get_loss(c.loss_type)
@@ -155,10 +155,11 @@ def check_settings(
     check_options(c.dataset_mode, c.dataset_step_size, c.eval_fraction, c.eval_split)
     if c.chat_template and not Path(c.chat_template).is_file(): raise UsageError(f'--chat_template {c.chat_template}: no such file')
     check_output(c)
-    find_resume(c)
+    resume = find_resume(c)
     check_arguments(training_arguments(c))
     if c.base_model != 'miniature': check_model(c)
     if c.dataset != 'miniature': check_source(c.dataset)
+    return resume
 
 # %% ../nbs/11_prepare.ipynb #c3a329a1
 def check_fit(
@@ -183,6 +184,7 @@ class Prepared:
     train:Dataset   # Columns `chosen_ids`, `rejected_ids`, `chosen_start`, `rejected_start`, `margin`, `row`, `file`, `id`
     eval:Dataset    # The same, held out
     report:dict     # Where the rows came from, and why some are not here
+    resume:Resume|None=None  # From where to go on
 
 def resolved(
     c,       # `Config`
@@ -208,9 +210,11 @@ def prepare(
     c,          # `Config`
 )->Prepared:    # Tokenized pairs, tokenizer and report
     "Check everything, then read and tokenize the data; no model is loaded"
-    check_settings(c)
+    resume = check_settings(c)
     if not sys.stderr.isatty() and not int(os.environ.get('RANK', 0)): print(f'reading and tokenizing {c.dataset}', flush=True)
-    with _bars(): return _prepare(resolved(c))
+    with _bars(): p = _prepare(resolved(c))
+    p.resume = resume
+    return p
 
 def _prepare(c):
     cfg,table = check_model(c)

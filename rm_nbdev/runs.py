@@ -11,10 +11,11 @@ import json, logging, nbformat, re, sys, threading, time, warnings
 from typing import Optional
 from pathlib import Path
 from .settings import METHODS, SECRETS, all_settings
-from .config import DEFAULT_WEIGHT, Config, UsageError, changed, write_text
+from .config import DEFAULT_WEIGHT, Config, UsageError, changed, first_line, load_config, read_json, write_text
 from .flags import command, flag_parser, parameters_text, parse_flags
 from .prepare import check_output, prepare
-from .train import event_line, summary_line
+from .preemption import SIGNALS, Preemption, hand_on, mark, marked
+from .train import STOPPED, event_line, summary_line
 
 # %% ../nbs/14_runs.ipynb #b7622a27
 def notebook_config(
@@ -112,10 +113,12 @@ def run_config(
 )->Config:          # Settings, `output_dir` in them
     "What `rm-run NAME [METHOD] [flags]` asks for"
     if not argv or argv[0].startswith('-'): raise UsageError('a name for the run comes first: rm-run NAME [bt|grm] [flags] (see rm-run --help)')
-    name,rest = argv[0],argv[1:]
+    name,rest = argv[0],list(argv[1:])
     if name in METHODS: raise UsageError(f'{name!r}: is a method; a name for the run comes first, as in rm-run {name}-1 {name} (see rm-run --help)')
     if not re.fullmatch(r'\w[\w.+-]{0,99}', name): raise UsageError(f'{name!r}: not a name for a run; it becomes a folder, so use letters, digits and _ . + - (at most 100)')
-    method,rest = (rest[0],rest[1:]) if rest and not rest[0].startswith('-') else ('bt',rest)
+    method,rest = (rest[0],rest[1:]) if rest and not rest[0].startswith('-') else (None,rest)
+    if '--resume' in rest: method,rest = _resumed(name, method, [o for o in rest if o != '--resume'])
+    method = method or 'bt'
     if method not in METHODS: raise UsageError(f'{method!r}: not a method; there is {", ".join(METHODS)}')
     given = parse_flags(rest, f'rm-run {name} {method}', method)
     flags = {o.split('=')[0].replace('-', '_') for o in rest if o.startswith('--')}
@@ -125,9 +128,22 @@ def run_config(
     return Config(method, **given | dict(output_dir=str(Path(folder)/name)))
 
 # %% ../nbs/14_runs.ipynb #df5f75ed
+def _folder(rest): # Where --log_dir is given
+    at = next((i for i,o in enumerate(rest) if o.split('=')[0] in ('--log_dir', '--log-dir')), None)
+    return 'runs' if at is None else rest[at].partition('=')[2] or next(iter(rest[at+1:]), 'runs')
+
+def _resumed(name, method, rest): # Method and flags of a run that goes on: its own, and what is given
+    folder = Path(_folder(rest))/name
+    own = folder/'config.yaml'
+    if not any(o.split('=')[0] == '--config' for o in rest) and own.is_file():
+        method,rest = method or load_config(own).method,['--config', str(own), *rest]
+    return method, [*rest, '--resume_from_checkpoint', 'True']
+
+# %% ../nbs/14_runs.ipynb #5a47628a
 RUN_EXAMPLES = """examples:
   rm-run demo                                               the embedded default into runs/demo
   rm-run seed-2 bt --seed 2                                 the same with another seed
+  rm-run seed-2 --resume                                    go on where it was interrupted, to the same bytes
   rm-run grm-demo grm                                       the same with a value head and a text loss
   rm-run qwen-64 bt --base_model Qwen/Qwen2.5-3B-Instruct --dataset_step_size 64 --use_log_overlay True
 """
@@ -141,13 +157,27 @@ def main(
     if {'-h', '--help'} & set(argv): return print(flag_parser(f"rm-run NAME [{method or '|'.join(METHODS)}]", RUN_EXAMPLES, method).format_help())
     c = run_config(argv)
     check_output(c)
-    if (Path(c.output_dir)/'train.ipynb').exists() and not (c.overwrite_output_dir or c.resume_from_checkpoint):
+    if (Path(c.output_dir)/'train.ipynb').exists() and not (c.overwrite_output_dir or c.resume_from_checkpoint or marked(c.output_dir)):
         raise UsageError(f'{c.output_dir}: holds a run already; choose another name, or --overwrite_output_dir True to replace it')
     print(f'checking settings and data for {c.output_dir}', flush=True)
-    prepare(c)
-    from papermill.exceptions import PapermillExecutionError
-    try: nb = execute_run(c)
-    except PapermillExecutionError as e:
-        print(f"rm-run: {c.output_dir}/train.ipynb holds the error: {e.ename}: {e.evalue}", file=sys.stderr)
-        raise SystemExit(1)
+    with Preemption(c.grace_seconds, tell=hand_on) as stop:
+        prepare(c)
+        nb,code = _executed(c, stop)
     print(f'{summary_line(c.output_dir)}\n{nb}')
+    if code: raise SystemExit(code)
+
+def _executed(c, stop): # The notebook, and the exit code that the run deserves
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    stop.waits = True
+    try: nb = execute_run(c)
+    except (PapermillExecutionError, DeadKernelError) as e:
+        if stop.signal:                                                # it came before there was a step to finish
+            if not marked(c.output_dir): mark(c.output_dir, stop.signal, 0)
+            print(f'rm-run: {c.output_dir}: stopped by {stop.signal.name} before the first step; the same command starts it again', file=sys.stderr)
+            raise SystemExit(stop.code)
+        why = f'{e.ename}: {e.evalue}' if isinstance(e, PapermillExecutionError) else f'the notebook\'s process died ({first_line(e)}); out of memory?'
+        print(f'rm-run: {c.output_dir}/train.ipynb holds the error: {why}', file=sys.stderr)
+        raise SystemExit(1)
+    m = read_json(Path(c.output_dir)/'manifest.json')
+    return nb, {STOPPED[s]:code for s,code in SIGNALS.items()}.get(m.get('status'), 1 if m.get('last_step') in (m.get('not_saved') or []) else 0)
