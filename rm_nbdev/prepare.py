@@ -31,7 +31,7 @@ from .tokens import load_tokenizer, set_pad_token, used_ids
 from .token_store import tokenize_pairs
 
 # %% ../nbs/11_prepare.ipynb #1220810b
-OURS = ('config.yaml', 'manifest.json', 'metrics.jsonl', 'plots')  # What a run writes beside its checkpoints
+OURS = ('config.yaml', 'manifest.json', 'metrics.jsonl', 'pairs.parquet', 'seen.jsonl', 'plots')  # What a run writes beside its checkpoints
 
 def holds_run(
     folder,   # Run directory

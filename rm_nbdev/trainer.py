@@ -9,6 +9,7 @@ __all__ = ['TrainingDiverged', 'PairTrainer', 'drop_events', 'RunLog']
 import contextlib, json, math, os, shutil, time
 from dataclasses import dataclass
 from errno import EIO
+from itertools import zip_longest
 from pathlib import Path
 import numpy as np, torch
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from .checkpoints import checkpoint_steps, load_weights, save_weights
 from .metrics import MetricsLog
 from .prepare import training_arguments
 from .memory import plan_memory
+from .seen import Numbered
 
 # %% ../nbs/12_trainer.ipynb #1c82f696
 class TrainingDiverged(RuntimeError):
@@ -65,11 +67,11 @@ class PairTrainer(Trainer):
 # %% ../nbs/12_trainer.ipynb #7b8bedf2
 @patch
 def get_batch_samples(self:PairTrainer, epoch_iterator, num_batches, device):
-    "The micro-batches of one step, and the number of pairs in all of them on all devices"
+    "The micro-batches of one step, and the number of pairs in all of them on all devices; `drawn` says which pairs"
     batches,_ = Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
-    if self.c.max_tokens_per_batch: batches,n = self._repacked(batches)
-    else: n = sum(len(b['margin']) for b in batches)
-    return batches, self.accelerator.gather(torch.tensor(n, device=device)).sum().item()
+    everywhere = gather_object([[b.get('pair', [None]*len(b['margin'])) for b in batches]])
+    self.drawn = [i for turn in zip_longest(*everywhere, fillvalue=()) for b in turn for i in b]
+    return self._repacked(batches) if self.c.max_tokens_per_batch else batches, len(self.drawn)
 
 @patch
 def _prepare_inputs(self:PairTrainer, inputs): # A batch holds more than tensors
@@ -89,24 +91,29 @@ def compute_loss(self:PairTrainer, model, inputs, return_outputs=False, num_item
 class _Rows: # Opaque to what moves tensors about
     rows:list
 
-def _uncollated(rows): return dict(margin=torch.zeros(len(rows)), rows=_Rows(rows))
+def _uncollated(rows): return dict(margin=torch.zeros(len(rows)), pair=[o['pair'] for o in rows], rows=_Rows(rows))
 
 @patch
 def get_train_dataloader(self:PairTrainer):
-    "Micro-batches; rows where these are made later"
-    was = self.data_collator
+    "Micro-batches of pairs that know their position; rows where these are made later"
+    ds,collate = self.train_dataset,self.data_collator
+    self.train_dataset = Numbered(ds)
     if self.c.max_tokens_per_batch: self.data_collator = _uncollated
     try: return Trainer.get_train_dataloader(self)
-    finally: self.data_collator = was
+    finally: self.train_dataset,self.data_collator = ds,collate
 
 @patch
-def _repacked(self:PairTrainer, batches): # The pairs of a step in micro-batches by tokens, and their number
+def _get_train_sampler(self:PairTrainer, train_dataset=None): # One that looks for lengths wants the columns
+    return Trainer._get_train_sampler(self, getattr(train_dataset, 'ds', train_dataset))
+
+@patch
+def _repacked(self:PairTrainer, batches): # The pairs of a step in micro-batches by tokens
     rows = [o for b in batches for o in b['rows'].rows]
     parts = [self.collate(b) for b in by_tokens(rows, self.collate, self.c.max_tokens_per_batch)]
     slots = [dict(parts=[]) for _ in batches]
     for i,part in enumerate(parts[:-1]): slots[i % max(1, len(slots)-1)]['parts'].append(part)
     slots[-1]['parts'].append(parts[-1])
-    return slots, len(rows)
+    return slots
 
 # %% ../nbs/12_trainer.ipynb #4de3dba1
 @patch
