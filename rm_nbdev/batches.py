@@ -40,7 +40,7 @@ _LISTS = ('chosen_ids', 'rejected_tail')
 @contextlib.contextmanager
 def _damage(path): # What pyarrow says of a file becomes ours
     try: yield
-    except (OSError, pa.ArrowException, IndexError) as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from None
+    except (OSError, pa.ArrowException, IndexError, ValueError) as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from None
 
 class Pairs:
     "The pairs of a run, by position; made from `pairs.parquet`"
@@ -50,11 +50,12 @@ class Pairs:
         self.path = record_file(run, 'pairs.parquet')
         with _damage(self.path):
             self.file = pq.ParquetFile(self.path, page_checksum_verification=True)
-            if lost := [k for k in PAIRS.names if k not in self.file.schema_arrow.names]: raise UsageError(f'{self.path}: damaged (no column {lost[0]})')
+            if not self.file.schema_arrow.remove_metadata().equals(PAIRS): raise OSError(f"its columns are not {', '.join(PAIRS.names)}")
             self.about = self.file.read([k for k in PAIRS.names if k not in _LISTS]).combine_chunks()
+            self.about.validate(full=True)
             m = self.file.metadata
             self.ends = np.cumsum([m.row_group(i).num_rows for i in range(m.num_row_groups)])
-        if not np.array_equal(self.about['pair'].to_numpy(), np.arange(len(self.about))): raise UsageError(f'{self.path}: damaged (pairs are not numbered from 0)')
+            if not np.array_equal(self.about['pair'].to_numpy(), np.arange(m.num_rows)): raise OSError('pairs are not numbered from 0')
 
     def __len__(self): return len(self.about)
 
@@ -66,16 +67,23 @@ class Pairs:
         groups,parts = np.searchsorted(self.ends, need, side='right'),[]
         with _damage(self.path):
             for g in np.unique(groups):
-                t = self.file.read_row_group(int(g), [*_LISTS, 'shared'])
+                t = self.file.read_row_group(int(g), list(_LISTS))
                 parts.append(t.take(need[groups == g] - (self.ends[g-1] if g else 0)))
             t = pa.concat_tables(parts).take(back)
-        (c,cs),(r,rs),shared = flat_lists(t['chosen_ids']),flat_lists(t['rejected_tail']),t['shared'].to_numpy()
+            self._check(at, t)
+        (c,cs),(r,rs),shared = flat_lists(t['chosen_ids']),flat_lists(t['rejected_tail']),self.about['shared'].to_numpy()[at]
         chosen = [cs[c[i]:c[i+1]] for i in range(len(at))]
         return list_column(chosen), list_column([np.concatenate([o[:s], rs[r[i]:r[i+1]]]) for i,(o,s) in enumerate(zip(chosen, shared))])
 
+    def _check(self, at, t): # Checksums watch over a page, not over what is said of it
+        n = {k:t[k].combine_chunks().value_lengths().fill_null(-1).to_numpy() for k in _LISTS}
+        said = {k:self.about[k].to_numpy()[at] for k in ('chosen_tokens', 'rejected_tokens', 'shared')}
+        if not (np.array_equal(n['chosen_ids'], said['chosen_tokens']) and np.array_equal(n['rejected_tail']+said['shared'], said['rejected_tokens']) and (said['shared'] <= said['chosen_tokens']).all()):
+            raise OSError('lists of token ids are not as long as they should be')
+
 # %% ../nbs/14a_batches.ipynb #53e17573
 TOKENS = ('ids', 'text', 'counts')  # What is said of tokens beside their number
-ROWS,BUDGET = 500,20_000_000        # Rows of a table, token ids in memory
+ROWS,BUDGET = 500,10_000_000        # Rows of a table, token ids in memory
 
 def _tokenizer(run): # Of a checkpoint; from the run directory alone, without the network
     from transformers import AutoTokenizer
