@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'PAIRS', 'GROUP', 'Numbered', 'whole_file', 'flat_lists', 'list_column', 'common_start', 'tokens_digest',
-           'write_pairs', 'pairs_digest', 'SeenLog', 'record_file', 'read_seen', 'seen_spans']
+           'write_pairs', 'pairs_digest', 'keep_pairs', 'SeenLog', 'record_file', 'read_seen', 'seen_spans']
 
 # %% ../nbs/11e_seen.ipynb #0b2f1b6e
 import contextlib, hashlib, json, os
@@ -130,6 +130,20 @@ def pairs_digest(
     if not path.is_file(): return None
     try: return pq.read_metadata(path).metadata[_DIGEST].decode()
     except (OSError, pa.ArrowException, TypeError, KeyError, UnicodeDecodeError) as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from None
+
+# %% ../nbs/11e_seen.ipynb #0a5dc6f5
+def keep_pairs(
+    run,                 # Run directory
+    ds:Dataset,          # Tokenized pairs
+    known:str|None=None, # Digest that the run wrote down elsewhere; None: the one in its `pairs.parquet`, if there is one
+)->str:                  # Their `tokens_digest`
+    "`pairs.parquet` of a run that may go on: written where it is missing or damaged; `UsageError` if the run began with other pairs"
+    digest = tokens_digest(ds)
+    try: there = pairs_digest(run)
+    except UsageError: there = None
+    if (known or there or digest) != digest:
+        raise UsageError(f'{run}: its training pairs are not those that data, split and tokenizer give now (their digest was {known or there}, now it is {digest}); go on with what it began with, or choose another --output_dir')
+    return digest if there == digest else write_pairs(run, ds)
 
 # %% ../nbs/11e_seen.ipynb #d144b5de
 def _line(raw, path, n): # (step, epoch, pairs) of a line
