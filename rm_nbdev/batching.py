@@ -45,7 +45,8 @@ def _sequences(rows, what='ids'): return [list(o[f'{k}_{what}']) for k in ('chos
 
 def _numbers(rows): # What goes by pair
     margin = torch.tensor([float('nan') if o.get('margin') is None else o['margin'] for o in rows], dtype=torch.float32)
-    return dict(margin=margin) | {k:torch.tensor([o[k] for o in rows]) for k in ('ref_chosen', 'ref_rejected') if k in rows[0]}
+    pair = dict(pair=[o['pair'] for o in rows]) if 'pair' in rows[0] else {}      # positions for the record of what was seen; a list, which no device gets
+    return dict(margin=margin) | pair | {k:torch.tensor([o[k] for o in rows]) for k in ('ref_chosen', 'ref_rejected') if k in rows[0]}
 
 @dataclass
 class PairCollator:
@@ -54,8 +55,8 @@ class PairCollator:
     side:str='right'  # Where the padding goes
 
     def __call__(self,
-        rows:list[dict], # `chosen_ids`, `rejected_ids`, `margin` (may be None); for a text loss `chosen_spans`, `rejected_spans`, perhaps `ref_chosen`, `ref_rejected`
-    )->dict:             # `input_ids`, `attention_mask`; (2n, longest), and `margin`; (n,), NaN where there is none. With spans `learned`
+        rows:list[dict], # `chosen_ids`, `rejected_ids`, `margin` (may be None); for a text loss `chosen_spans`, `rejected_spans`, perhaps `ref_chosen`, `ref_rejected`; perhaps `pair`
+    )->dict:             # `input_ids`, `attention_mask`; (2n, longest), and `margin`; (n,), NaN where there is none. With spans `learned`, with `pair` its list
         seqs = _sequences(rows)
         out = _numbers(rows) | pad_sequences(seqs, self.pad_id, self.side)
         if 'chosen_spans' in rows[0]:

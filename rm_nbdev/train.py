@@ -26,6 +26,7 @@ from .models import make_model
 from .batching import PackedCollator
 from .preemption import Preemption, mark, unmark
 from .resume import compare, make_room, same_settings
+from .seen import keep_pairs, tokens_digest, write_pairs
 from .prepare import Prepared, arithmetic, clear_run, holds_run, prepare, rows_table
 from .trainer import PairTrainer, TrainingDiverged
 
@@ -154,7 +155,7 @@ def summary_line(
 def _trainer(c, p:Prepared): # The trainer of prepared pairs
     warnings.filterwarnings('ignore', message='.*is_gradient_checkpointing.*|.*pin_memory.*')       # of peft and of torch, about themselves
     t = PairTrainer(make_model(p.c, p.tokenizer.pad_token_id), p.c, p.train, p.eval, p.tokenizer)
-    t.identity = same_settings(p.c, {}, t.args.world_size)
+    t.identity = same_settings(p.c, dict(train=tokens_digest(p.train), eval=tokens_digest(p.eval)), t.args.world_size)
     for cb in list(t.callback_handler.callbacks):
         if isinstance(cb, (ProgressCallback, PrinterCallback)) or 'Notebook' in type(cb).__name__: t.remove_callback(cb)
     if in_notebook(): t.add_callback(Notebook(p.c.output_dir))
@@ -180,7 +181,7 @@ def _start(c, p, t): # Files that exist before the first step
     write_manifest(run, status='running', started=started, sessions=sessions, stopped_by=None, method=c.method, command='train.ipynb' if in_notebook() else f'{Path(sys.argv[0]).name} {c.method}',
         versions=versions(), git_commit=git_commit(), device=str(t.args.device), processes=t.args.world_size, arithmetic='bf16' if t.args.bf16 else 'fp16' if t.args.fp16 else 'float32',
         base_model=c.base_model, kind=model.kind, batching=_batching(t), **(dict(head=model.head.shape, note=model.note) if c.method == 'grm' else {}), parameters=sum(o.numel() for o in model.parameters()),
-        trained_parameters=sum(o.numel() for o in model.parameters() if o.requires_grad), seed=c.seed, split_seed=c.split_seed, data=p.report, schedule=_schedule(t))
+        trained_parameters=sum(o.numel() for o in model.parameters() if o.requires_grad), seed=c.seed, split_seed=c.split_seed, data=p.report | dict(digest=t.identity['data']), schedule=_schedule(t))
 
 # %% ../nbs/13_train.ipynb #ad7801cc
 STOPPED = {signal.SIGTERM:'terminated', signal.SIGUSR1:'preempted'}  # Status of a run that a signal stopped
@@ -217,6 +218,7 @@ def _begin(c, p, t, notes): # The first change in the run directory
     run = Path(p.c.output_dir)
     if p.resume: _say(p.resume.note, *notes, *make_room(run, p.resume, differs=bool(notes)))
     else: clear_run(run)
+    (keep_pairs if p.resume else write_pairs)(run, p.train)
     unmark(run)
     _start(c, p, t)
 

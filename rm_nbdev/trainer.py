@@ -8,6 +8,7 @@ __all__ = ['TrainingDiverged', 'PairTrainer', 'drop_events', 'has_event', 'RunLo
 # %% ../nbs/12_trainer.ipynb #ad8886f9
 import contextlib, json, math, time
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from .metrics import MetricsLog
 from .prepare import training_arguments
 from .memory import plan_memory
 from .saving import SavingTrainer
+from .seen import Numbered, SeenLog
 
 # %% ../nbs/12_trainer.ipynb #1c82f696
 class TrainingDiverged(RuntimeError):
@@ -64,11 +66,11 @@ class PairTrainer(SavingTrainer):
 # %% ../nbs/12_trainer.ipynb #7b8bedf2
 @patch
 def get_batch_samples(self:PairTrainer, epoch_iterator, num_batches, device):
-    "The micro-batches of one step, and the number of pairs in all of them on all devices"
+    "The micro-batches of one step, and the number of pairs in all of them on all devices; `drawn` says which pairs"
     batches,_ = Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
-    if self.c.max_tokens_per_batch: batches,n = self._repacked(batches)
-    else: n = sum(len(b['margin']) for b in batches)
-    return batches, self.accelerator.gather(torch.tensor(n, device=device)).sum().item()
+    everywhere = gather_object([[b.get('pair', [None]*len(b['margin'])) for b in batches]])
+    self.drawn = [i for turn in zip_longest(*everywhere, fillvalue=()) for b in turn for i in b]
+    return self._repacked(batches) if self.c.max_tokens_per_batch else batches, len(self.drawn)
 
 @patch
 def _prepare_inputs(self:PairTrainer, inputs): # A batch holds more than tensors
@@ -88,24 +90,29 @@ def compute_loss(self:PairTrainer, model, inputs, return_outputs=False, num_item
 class _Rows: # Opaque to what moves tensors about
     rows:list
 
-def _uncollated(rows): return dict(margin=torch.zeros(len(rows)), rows=_Rows(rows))
+def _uncollated(rows): return dict(margin=torch.zeros(len(rows)), pair=[o['pair'] for o in rows], rows=_Rows(rows))
 
 @patch
 def get_train_dataloader(self:PairTrainer):
-    "Micro-batches; rows where these are made later"
-    was = self.data_collator
+    "Micro-batches of pairs that know their position; rows where these are made later"
+    ds,collate = self.train_dataset,self.data_collator
+    self.train_dataset = Numbered(ds)
     if self.c.max_tokens_per_batch: self.data_collator = _uncollated
     try: return Trainer.get_train_dataloader(self)
-    finally: self.data_collator = was
+    finally: self.train_dataset,self.data_collator = ds,collate
 
 @patch
-def _repacked(self:PairTrainer, batches): # The pairs of a step in micro-batches by tokens, and their number
+def _get_train_sampler(self:PairTrainer, train_dataset=None): # One that looks for lengths wants the columns
+    return Trainer._get_train_sampler(self, getattr(train_dataset, 'ds', train_dataset))
+
+@patch
+def _repacked(self:PairTrainer, batches): # The pairs of a step in micro-batches by tokens
     rows = [o for b in batches for o in b['rows'].rows]
     parts = [self.collate(b) for b in by_tokens(rows, self.collate, self.c.max_tokens_per_batch)]
     slots = [dict(parts=[]) for _ in batches]
     for i,part in enumerate(parts[:-1]): slots[i % max(1, len(slots)-1)]['parts'].append(part)
     slots[-1]['parts'].append(parts[-1])
-    return slots, len(rows)
+    return slots
 
 # %% ../nbs/12_trainer.ipynb #4de3dba1
 @patch
@@ -190,7 +197,7 @@ def has_event(path, step:int, kind:str)->bool: # Whether there is such a line
 # %% ../nbs/12_trainer.ipynb #56543b07
 class RunLog(TrainerCallback):
     "Step 0, and a line in `metrics.jsonl` for every event"
-    def __init__(self, trainer:PairTrainer): self.trainer,self.file = trainer,None
+    def __init__(self, trainer:PairTrainer): self.trainer,self.file,self.seen = trainer,None,None
 
     def on_train_begin(self, args, state, control, **kwargs):
         t = self.trainer
@@ -204,19 +211,24 @@ class RunLog(TrainerCallback):
         return control
 
     def _open(self, path, folder, state):
-        if folder and not path.is_file() and (other := folder.parent/'metrics.jsonl').is_file(): write_text(path, other.read_text(encoding='utf-8'))
+        for n in ('metrics.jsonl', 'seen.jsonl'):
+            if folder and not (path.parent/n).is_file() and (other := folder.parent/n).is_file(): write_text(path.parent/n, other.read_text(encoding='utf-8'))
         if path.is_file(): drop_events(path, state.global_step if folder else -1)
-        self.file = MetricsLog(path)
+        self.file,self.seen = MetricsLog(path),SeenLog(path.parent, state.global_step if folder else 0)
         extra = folder and read_json(folder/'run_state.json').get('extra')
         if folder and not extra and not has_event(path, state.global_step, 'save'): self._saved(state)
 
-    def _write(self, state, kind, values):
-        try: self.file.write(state.global_step, state.epoch, kind, values)
-        except OSError as e:                                           # the line waits for the next one
+    def _try(self, f, *args):
+        try: f(*args)
+        except OSError as e:                                           # a line waits for the next one
             if self.trainer.c.on_save_error == 'stop': raise
-            print(f'{self.file.path}: step {state.global_step} could not be written yet ({e.strerror})', flush=True)
+            print(f'step {self.trainer.state.global_step}: the record could not be written yet ({e.strerror})', flush=True)
 
+    def _write(self, state, kind, values): self._try(self.file.write, state.global_step, state.epoch, kind, values)
     def _saved(self, state): self._write(state, 'save', dict(checkpoint=f'checkpoint-{state.global_step}'))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.seen: self._try(self.seen.write, state.global_step, state.epoch, self.trainer.drawn)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         kind = 'eval' if any(k.startswith('eval_') for k in logs) else 'train' if 'loss' in logs else None
@@ -225,9 +237,7 @@ class RunLog(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs): # The last ones are the run's; a run that goes on may have none to come
         if not self.file or self.trainer.eval_rewards is None: return
         (path := Path(args.output_dir)/'plots'/'rewards.csv').parent.mkdir(exist_ok=True)
-        try: write_text(path, pd.DataFrame(self.trainer.eval_rewards, columns=['chosen', 'rejected']).to_csv(index=False))
-        except OSError:
-            if self.trainer.c.on_save_error == 'stop': raise
+        self._try(write_text, path, pd.DataFrame(self.trainer.eval_rewards, columns=['chosen', 'rejected']).to_csv(index=False))
 
     def on_save(self, args, state, control, **kwargs):
         if self.file and self.trainer._saved == state.global_step and not self.trainer._extra: self._saved(state)
@@ -260,4 +270,5 @@ def restore_own(self:PairTrainer, state):
 
 @patch
 def sync_record(self:PairTrainer):
-    if self.record.file: self.record.file.sync()
+    for o in (self.record.file, self.record.seen):
+        if o: o.sync()
