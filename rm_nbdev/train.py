@@ -216,11 +216,13 @@ def _resumed(c, p, t): # What there is to say of a run that goes on; `UsageError
 
 def _begin(c, p, t, notes): # The first change in the run directory
     run = Path(p.c.output_dir)
-    if p.resume: _say(p.resume.note, *notes, *make_room(run, p.resume, differs=bool(notes)))
+    if p.resume:
+        keep_pairs(run, p.train)
+        _say(p.resume.note, *notes, *make_room(run, p.resume, differs=bool(notes)))
     else: clear_run(run)
-    (keep_pairs if p.resume else write_pairs)(run, p.train)
     unmark(run)
     _start(c, p, t)
+    if not p.resume: write_pairs(run, p.train)
 
 def _prepared(c): # Data, trainer and model, with what there is to say about them
     p = prepare(c)
