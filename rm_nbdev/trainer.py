@@ -239,7 +239,7 @@ def _save(self:PairTrainer, output_dir=None, state_dict=None):
     if not self.args.should_save: return
     folder = Path(output_dir or self.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(self.accelerator.unwrap_model(self.model), folder, self.c.base_model, self.tokenizer)
+    save_weights(self.accelerator.unwrap_model(self.model), folder, self.c.base_model, self.tokenizer, self.c.max_length, self.c.overlong)
 
 @patch
 def _load_best_model(self:PairTrainer):
