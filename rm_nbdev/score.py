@@ -41,7 +41,10 @@ def _turns(value, column, role): # Text as one message, or a list of messages
     if isinstance(value, list): return check_messages(value, column, whole=role == 'assistant')
     return [dict(role=role, content=check_text(value, column))]
 
-def _as_response(row): return [_turns(row.get('prompt'), 'prompt', 'user') + _turns(row.get('response'), 'response', 'assistant')], False
+def _as_response(row):
+    prompt,response = _turns(row.get('prompt'), 'prompt', 'user'),_turns(row.get('response'), 'response', 'assistant')
+    return [response if response[:len(prompt)] == prompt else prompt + response], False
+
 def _as_messages(row): return [check_messages(row.get('messages'), 'messages')], False
 
 SHAPES = {('conv_A', 'conv_B', 'conv_A_rating', 'conv_B_rating'):_as_rated, ('chosen', 'rejected'):_as_pair, ('prompt', 'response'):_as_response, ('messages',):_as_messages}

@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'CHUNK', 'format_of', 'read_csv', 'Input', 'open_input', '
            'check_output_file']
 
 # %% ../nbs/14b_tables.ipynb #7e9e0d99
-import contextlib, csv, json, os, shutil, sys, tempfile
+import contextlib, csv, io, json, os, shutil, sys, tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -62,9 +62,11 @@ class Input:
 
     def schema(self)->'pa.Schema|None':
         "The columns and types of a table; None for what has no types"
-        if self.format == 'parquet': return pq.read_schema(self.path)
-        if self.format != 'arrow': return None
-        with pa.memory_map(str(self.path)) as m, pa.ipc.open_stream(m) as f: return f.schema
+        if self.format not in ('parquet', 'arrow'): return None
+        try:
+            if self.format == 'parquet': return pq.read_schema(self.path)
+            with pa.memory_map(str(self.path)) as m, pa.ipc.open_stream(m) as f: return f.schema
+        except (pa.ArrowException, OSError) as e: raise UsageError(f'{self.place}: cannot be read ({first_line(e)}); fetch or write it again') from None
 
 def open_input(
     name:str,            # A path, or `-` for standard input
@@ -76,17 +78,21 @@ def open_input(
     if name != '-':
         if path.is_dir(): raise UsageError(f'--input {name}: is a folder; give one file')
         if not path.exists(): raise UsageError(f'--input {name}: no such file')
-        try: path.open('rb').close()
-        except OSError as e: raise UsageError(f'--input {name}: cannot be read ({e.strerror})') from None
     elif sys.stdin is None or sys.stdin.isatty(): raise UsageError('no rows: give a file with --input FILE, or pipe rows in (JSON lines, or as --format says)')
     kind = format_of(name, format)
     own = folder/f'input.{kind}'                                                              # readers go by a file's ending
-    if name == '-':
-        with own.open('wb') as f: shutil.copyfileobj(sys.stdin.buffer, f) if hasattr(sys.stdin, 'buffer') else f.write(sys.stdin.read().encode())
-    elif path.suffix.lower() == f'.{kind}' and path.is_file(): own = path
-    else: shutil.copyfile(path, own)                                                          # also a pipe with a name, which can be read once
+    if name == '-': _keep(getattr(sys.stdin, 'buffer', None) or io.BytesIO(sys.stdin.read().encode()), own)
+    else:
+        try:
+            with path.open('rb') as f:
+                if path.is_file() and path.suffix.lower() == f'.{kind}': own = path
+                else: _keep(f, own)                                                           # also a pipe with a name, which can be read once
+        except OSError as e: raise UsageError(f'--input {name}: cannot be read ({e.strerror or e})') from None
     if not own.stat().st_size: raise UsageError(f"{'standard input' if name == '-' else name}: is empty; rows were expected")
     return Input('standard input' if name == '-' else name, own, kind)
+
+def _keep(stream, path):
+    with path.open('wb') as f: shutil.copyfileobj(stream, f)
 
 # %% ../nbs/14b_tables.ipynb #50fa3a49
 CHUNK = 256  # Rows in work at once
@@ -167,11 +173,14 @@ def open_output(
 ):                             # A function that takes a list of rows; what it wrote appears when the block ends well, and not otherwise
     "Write rows to a temporary name, then put them where they belong"
     path = Path(name).expanduser()
-    aside = folder/'output' if name == '-' else path.with_name(f'.{path.name}.{os.getpid()}')
+    device = name != '-' and path.exists() and not path.is_file()                             # such as /dev/stdout, which no file should replace
+    aside = folder/'output' if device or name == '-' else path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with _writer(aside, kind, columns, schema) as write: yield write
-        if name != '-': os.replace(aside, path)
-        else: _to_stdout(aside)
+        if name == '-': _to_stdout(aside)
+        elif device:
+            with path.open('wb') as f: f.write(aside.read_bytes())
+        else: os.replace(aside, path)
     except (pa.ArrowException, OverflowError) as e: raise UsageError(f"{name}: a row does not fit the types of the columns ({first_line(e)}); write .jsonl instead") from None
     finally: aside.unlink(missing_ok=True)
 
