@@ -79,13 +79,20 @@ def _known_tags(id, cached): # What a message can offer; '' if nothing can be kn
 
 def _from_hub(id, revision, cache_dir=None): # The folder of a repository's files
     at = f"{id}@{revision or 'main'}"
-    try: return Path(snapshot_download(id, revision=revision, cache_dir=cache_dir, allow_patterns=list(LOADABLE), ignore_patterns=list(NOT_LOADABLE)))
+    try: return Path(snapshot_download(id, revision=revision, cache_dir=cache_dir, allow_patterns=list(LOADABLE), ignore_patterns=list(NOT_LOADABLE), local_files_only=_hangs(id, revision)))
     except RevisionNotFoundError: raise UsageError(f'{at}: the repository has no such tag, branch or commit{_known_tags(id, False)}') from None
     except GatedRepoError: raise UsageError(f'{at}: access to the repository must be granted on the Hub first; ask for it there, and log in with: hf auth login (or set HF_TOKEN)') from None
     except RepositoryNotFoundError: raise UsageError(f'{at}: no such folder here, and no such repository on the Hub; check the name, and log in with `hf auth login` (or set HF_TOKEN) if it is private') from None
     except HFValidationError as e: raise UsageError(f'{at}: not a name on the Hub ({first_line(e)}); give org/name or org/name@step-64') from None
     except HfHubHTTPError as e: raise UsageError(f'{at}: {_http(e)}') from None
     except (LocalEntryNotFoundError, IncompleteSnapshotError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as e: raise UsageError(f'{at}: {_offline(e, id)}') from None
+
+def _hangs(id, revision, timeout=20): # A Hub that takes the question and does not answer, for which the client would wait for ever
+    if constants.HF_HUB_OFFLINE: return False
+    try: HfApi().model_info(id, revision=revision, timeout=timeout)
+    except httpx2.TimeoutException: return True
+    except Exception: pass                                                                    # met again, and reported, when it matters
+    return False
 
 def _http(e): # What an answer of the Hub means
     code = getattr(getattr(e, 'response', None), 'status_code', None)

@@ -246,4 +246,4 @@ def main(
         rm,names = _load(a, folder),_columns(shape)
         columns = list(dict.fromkeys([*there.columns, *names]))
         with open_output(a.output, kind, columns, there.schema and _with_rewards(there.schema, names), Path(d)) as write: done = score_file(rm, source, there, shape, write, a.skip_bad_rows)
-    print(f"{done}, by {folder if folder.name.startswith('checkpoint-') else a.checkpoint}{'' if a.output == '-' else f': {a.output}'}", file=sys.stderr if a.output == '-' else sys.stdout, flush=True)
+    print(f"{done}, by {folder if folder.name.startswith('checkpoint-') else a.checkpoint}{'' if a.output == '-' else f', in {a.output}'}", file=sys.stderr if a.output in ('-', '/dev/stdout') else sys.stdout, flush=True)
