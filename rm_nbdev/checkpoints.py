@@ -124,7 +124,8 @@ def _stock(info, where, dtype, trust_remote_code): # The stock model of a base, 
         return load_classifier(where, **kw) if info['method'] == 'bt' else load_stock(AutoModelForCausalLM, where, **kw)[0]
     except UsageError as e:
         if info['kind'] != 'full': raise
-        raise UsageError(str(e).removeprefix('--base_model ')) from e                     # it is no base that could be another one
+        files = ', '.join(f.name for f in weight_files(where))                            # it is no base that could be another one
+        raise UsageError(str(e).removeprefix('--base_model ').replace('its files lack', f'{files}: lacks').partition('; a classifier')[0]) from e
 
 # %% ../nbs/09_checkpoints.ipynb #6205dedc
 def check_hashes(
