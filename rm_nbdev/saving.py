@@ -122,7 +122,7 @@ def _save(self:SavingTrainer, output_dir=None, state_dict=None):
     folder = Path(output_dir or self.args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.accelerator.unwrap_model(self.model), folder, self.c.base_model, self.tokenizer)
+        save_weights(self.accelerator.unwrap_model(self.model), folder, self.c.base_model, self.tokenizer, self.c.max_length, self.c.overlong)
     except _DISK as e:
         if not self._aside: raise
         self._failed = e                                           # others wait in the stock method; they hear of it afterwards
