@@ -173,7 +173,7 @@ def _not_saved(self:SavingTrainer, why):
     run,step = Path(self.args.output_dir),self.state.global_step
     if self.state.best_global_step == step: self._set_best(*self._best_before)
     free = shutil.disk_usage(run).free
-    what = f'could not be written ({why}); {free/1e6:,.0f} MB are free there. Earlier checkpoints are whole'
+    what = f'could not be written ({why}); {free/1e6:,.1f} MB are free there. Earlier checkpoints are whole'
     if self.c.on_save_error == 'stop': raise OSError(EIO, f'{what}; free space and go on with --resume_from_checkpoint True', str(run/f'checkpoint-{step}'))
     self.lost.append(step)
     if self.is_world_process_zero(): print(f'{run}/checkpoint-{step}: {what}; training goes on', flush=True)

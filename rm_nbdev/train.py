@@ -199,8 +199,10 @@ def _finish(p, t, status, began): # Pictures and outcome
     m = write_manifest(run, **_outcome(run, t, status, began))
     there = run/'plots'/'rewards.csv'
     rewards = pd.read_csv(there) if there.is_file() else pd.DataFrame(columns=['chosen', 'rejected'])
-    if (run/'metrics.jsonl').is_file() and len(read_metrics(run)): save_figure(training_figure(run), run/'plots'/'training')
-    if len(rewards): save_figure(reward_histogram(rewards.chosen, rewards.rejected), run/'plots'/'rewards')
+    try:
+        if (run/'metrics.jsonl').is_file() and len(read_metrics(run)): save_figure(training_figure(run), run/'plots'/'training')
+        if len(rewards): save_figure(reward_histogram(rewards.chosen, rewards.rejected), run/'plots'/'rewards')
+    except OSError as e: _say(f'{run}/plots: the pictures could not be written ({e.strerror}); rm-plot {run} draws them when there is room')
     return Run(run, t.model, p.tokenizer, rewards, m)
 
 def _say(*lines):
