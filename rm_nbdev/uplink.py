@@ -99,7 +99,7 @@ def ask(self:Uplink,
         self.start()
         self.proc.stdin.write(json.dumps(dict(patience=self.patience) | job).encode() + b'\n'); self.proc.stdin.flush()
         for m in self._lines(lambda: min(end, limit), tick):
-            if 'phase' in m: phase,limit = m['phase'],time.monotonic()+m['within']+5; tell(phase)
+            if 'phase' in m: phase,limit = m['phase'],time.monotonic()+m['within']+min(5, self.patience); tell(phase)
             else: break
     except TimeoutError: self.stop(); raise HubError('later', f'the Hub does not answer ({phase})', status='timeout') from None
     except (EOFError, OSError, ValueError) as e:
