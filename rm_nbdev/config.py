@@ -143,6 +143,8 @@ def contradictions(
             if v[k] == 'no': out.append(f'--load_best_model_at_end True with --{k} no: there is nothing to choose from')
     if v['save_strategy'] == 'best' and v['eval_strategy'] == 'no': out.append('--save_strategy best with --eval_strategy no: nothing says what is best')
     if v['push_to_hub'] and not v['hub_model_id']: out.append('--push_to_hub True: needs --hub_model_id ORG/NAME, the repository to push to')
+    if v['hub_revision']: out.append(f"--hub_revision {v['hub_revision']}: checkpoints go to main, tagged step-N; --hub_revision_prefix puts something before the tags")
+    if v['hub_always_push']: out.append('--hub_always_push True: every checkpoint is pushed, in order; leave the flag out')
     if v['push_to_hub'] and v['save_strategy'] == 'no': out.append('--push_to_hub True with --save_strategy no: there is nothing to push')
     if v['label_smoothing_factor']: out.append(f"--label_smoothing_factor {v['label_smoothing_factor']}: it smooths class labels; the loss for pairs with flipped ones is rm-train bt --loss_type labelsmooth")
     if v['use_liger_kernel']: out.append('--use_liger_kernel True: its kernels take the place of an output layer and its loss, which are not computed in that way here; leave the flag out')

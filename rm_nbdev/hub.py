@@ -112,7 +112,9 @@ def classified(
     if isinstance(e, OfflineModeIsEnabled): return HubError('later', 'HF_HUB_OFFLINE is set: the Hub is not asked')
     if isinstance(e, RuntimeError) and e.__cause__: return classified(e.__cause__)
     if isinstance(e, (UsageError, FileNotFoundError, ValueError)) and not type(e).__module__.startswith('json'): return HubError('failed', scrubbed(first_line(e))[:240])
-    return HubError('later', scrubbed(f'{type(e).__name__}: {first_line(e)}' if str(e) else type(e).__name__)[:240])
+    what,name = scrubbed(f'{type(e).__name__}: {first_line(e)}' if str(e) else type(e).__name__)[:200],type(e).__name__
+    if 'Timeout' in name: return HubError('later', f'the Hub does not answer ({what})', status='timeout')
+    return HubError('later', f'the Hub cannot be reached ({what})' if name in ('ConnectError', 'ConnectionRefusedError') else f'the connection broke ({what})' if name.endswith(('ProtocolError', 'ReadError', 'WriteError', 'ResetError')) else what)
 
 # %% ../nbs/10d_hub.ipynb #23ce07ba
 def _seen(response): # Before the client's own retries
@@ -262,7 +264,7 @@ def look(
 # %% ../nbs/10d_hub.ipynb #ba4d37df
 def _may_write(me, space, repo): # '' if the login may write to this namespace, else why not
     orgs = {o.get('name'):o.get('roleInOrg') for o in me.get('orgs') or []}
-    if space != me.get('name') and space not in orgs: return f"{me.get('name')} is not a member of {space}" + (f"; it may write to {', '.join([me['name'], *orgs])}" if me.get('name') else '')
+    if space != me.get('name') and 'orgs' in me and space not in orgs: return f"{me.get('name')} is not a member of {space}" + (f"; it may write to {', '.join([me['name'], *orgs])}" if me.get('name') else '')
     if orgs.get(space) == 'read': return f"{me.get('name')} may only read in {space}"
     t = (me.get('auth') or {}).get('accessToken') or {}
     if t.get('role') == 'read': return 'the token may only read; make one that may write'

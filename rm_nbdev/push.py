@@ -47,13 +47,13 @@ class Pusher:
 
     def add(self, step:int):
         "A checkpoint is there"
-        if step in self.skipped: self.ledger.set(step, state='skipped')
-        else: self.ledger.set(step, state='waiting', error=None)
+        if step not in self.skipped: self.ledger.set(step, state='waiting', error=None)
         self.wake.set()
 
     def skip(self, step:int):
         "The checkpoint of this step is not one of the schedule"
         self.skipped.add(step)
+        self.ledger.set(step, state='skipped', error=None)
 
     def pending_steps(self)->set[int]:
         "Steps that must stay on disk until they are pushed; the oldest `bound` of them"
@@ -81,6 +81,7 @@ def _tell(self, err, step): # Each trouble once, and that it is over
     if err is None:
         if self.told: self.say(f'Hub: {tag} is pushed; pushes go on')
         self.told = None
+    elif self.until is not None: return                                  # the list at the end says it
     elif err.kind in ('conflict', 'failed'): self.say(f'Hub: {tag} is not pushed: {err}')
     elif self.told != (why := (err.kind, err.status, str(err)[:24])):
         self.told = why

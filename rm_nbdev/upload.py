@@ -20,10 +20,10 @@ def find_run(
     root:str='runs',  # Folder of runs
 )->Path:              # Run directory
     "Where a run is"
-    for p in (Path(root)/model, Path(model).expanduser()):
-        if p.is_dir():
-            if any(p.glob('checkpoint-*')): return p
-            raise UsageError(f'--model {model}: {p} holds no checkpoint-N folder')
+    there = [p for p in (Path(root)/model, Path(model).expanduser()) if p.is_dir()]
+    for p in there:
+        if any(p.glob('checkpoint-*')): return p
+    if there: raise UsageError(f'--model {model}: {there[0]} holds no checkpoint-N folder')
     raise UsageError(f'--model {model}: no such run in {root}, nor a folder; --root names the folder of runs')
 
 def steps_of(
