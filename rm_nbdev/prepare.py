@@ -26,6 +26,7 @@ from .models import has_bf16
 from .objectives import measured
 from .preemption import MARKER, marked
 from .resume import Resume, find_resume
+from .uplink import check_hub
 from .tokens import load_tokenizer, set_pad_token, used_ids
 from .token_store import tokenize_pairs
 
@@ -92,7 +93,7 @@ def training_arguments(
     "Settings as transformers wants them"
     own = ('per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps learning_rate num_train_epochs max_steps '
            'lr_scheduler_type max_grad_norm seed eval_strategy eval_steps save_strategy save_steps logging_steps output_dir '
-           'metric_for_best_model greater_is_better push_to_hub hub_model_id hub_private_repo hub_strategy').split()
+           'metric_for_best_model greater_is_better').split()                        # nothing of the Hub: the kit pushes by itself
     kw = {k:getattr(c, k) for k in own} | {k:v for k,v in c.to_dict().items() if k in transformers_settings().__dataclass_fields__}
     kw |= dict(optim='adamw_torch_fused' if c.optim in ('adamw', 'adamw_hf') else c.optim, warmup_steps=c.warmup_steps or c.warmup_ratio,
                report_to=[o for o in c.report_to.replace(',', ' ').split() if o != 'none'], run_name=c.run_name or c.wandb_name,
@@ -111,7 +112,7 @@ def training_arguments(
 def check_arguments(
     args:TrainingArguments, # From `training_arguments`
 ):
-    "Try optimizer, schedule, trackers and Hub login; `UsageError` for what does not work"
+    "Try optimizer, schedule and trackers; `UsageError` for what does not work"
     def _try(flag, f):
         try: return f()
         except Exception as e: raise UsageError(f'{flag}: {e}') from e
@@ -127,9 +128,6 @@ def check_arguments(
     _try(f'--lr_scheduler_type {schedule} --lr_scheduler_kwargs {args.lr_scheduler_kwargs}',
          lambda: get_scheduler(args.lr_scheduler_type, sgd, 1, 10, args.lr_scheduler_kwargs or None))
     _try(f'--report_to {" ".join(args.report_to)}', lambda: [cb() for cb in get_reporting_integration_callbacks(args.report_to)])
-    if args.push_to_hub:
-        from huggingface_hub import HfApi
-        _try('--push_to_hub True: the Hub does not answer for this login (set HF_TOKEN, or: hf auth login)', lambda: HfApi().whoami(token=args.hub_token))
 
 # %% ../nbs/11_prepare.ipynb #a4320c46
 def check_model(
@@ -157,6 +155,7 @@ def check_settings(
     check_output(c)
     resume = find_resume(c)
     check_arguments(training_arguments(c))
+    if note := check_hub(c): print(note, flush=True)
     if c.base_model != 'miniature': check_model(c)
     if c.dataset != 'miniature': check_source(c.dataset)
     return resume

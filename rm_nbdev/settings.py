@@ -108,10 +108,12 @@ class OutputSettings:
     overwrite_output_dir: bool = opt(False, 'Replace a run that is in the run directory')
     report_to: str = opt('none', 'Trackers, separated by commas: none, wandb, tensorboard, trackio, ...')
     wandb_name: str = opt('test', 'Name of the run for trackers, and part of an unnamed run directory')
-    push_to_hub: bool = opt(False, 'Push checkpoints to the Hugging Face Hub')
-    hub_model_id: str|None = opt(None, 'Hub repository to push to')
+    push_to_hub: bool = opt(False, 'Push each checkpoint to the Hugging Face Hub while training, tagged step-N; needs hub_model_id')
+    hub_model_id: str|None = opt(None, 'Hub repository to push to, as ORG/NAME; made if it is not there')
     hub_private_repo: bool = opt(False, 'Make that repository private')
-    hub_strategy: Literal['end', 'every_save', 'checkpoint', 'all_checkpoints'] = opt('every_save', 'What is pushed when')
+    hub_strategy: Literal['end', 'every_save', 'checkpoint', 'all_checkpoints'] = opt('every_save', "When checkpoints are pushed: 'end' all of them after training, the others each as it is saved")
+    hub_revision_prefix: str|None = opt(None, 'Put before the tags, for a second run in one repository: seed2 makes seed2-step-N')
+    hub_final_timeout: float = opt(600., 'Most seconds after training for what could not be pushed before; 0 leaves it to rm-upload')
 
 
 
