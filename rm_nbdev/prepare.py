@@ -155,7 +155,7 @@ def check_settings(
     check_output(c)
     resume = find_resume(c)
     check_arguments(training_arguments(c))
-    if note := check_hub(c): print(note, flush=True)
+    if note := check_hub(c, resume is not None): print(note, flush=True)
     if c.base_model != 'miniature': check_model(c)
     if c.dataset != 'miniature': check_source(c.dataset)
     return resume

@@ -10,6 +10,7 @@ import os, sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
 from transformers import TrainerCallback
+from .config import read_json
 from .hub import HubError, scrubbed
 from .uplink import Ledger, Uplink, backoff
 
@@ -41,7 +42,7 @@ class Pusher:
         else:
             for s in l.of('refused', 'failed'): l.set(s, state='waiting')
             for p in self.run.glob('checkpoint-*'):                       # saved, but not noted before the end came
-                if (s := p.name.removeprefix('checkpoint-')).isdigit() and int(s) not in l.steps: l.set(int(s))
+                if (s := p.name.removeprefix('checkpoint-')).isdigit() and int(s) not in l.steps and not read_json(p/'run_state.json').get('extra'): l.set(int(s))
         self.thread = threading.Thread(target=self._work, name='pusher', daemon=True)
         self.thread.start()
 
@@ -151,12 +152,14 @@ class PromoteAndTagCallback(TrainerCallback):
         c,                    # `Config`
         patience:float=60.,   # Seconds that a part of a push may take
         say=say,              # What messages go to
+        wanted=None,          # Called with a step that was to be saved: whether its checkpoint is there, and one of the schedule; None: always
+        resumed=None,         # Whether the run goes on; None: if its first step is not 0
     ):
         self.pusher = None if int(os.environ.get('RANK', 0)) else Pusher(c.output_dir, c.hub_model_id, c.hub_revision_prefix, c.hub_private_repo, c.hub_strategy == 'end', patience, say=say)
-        self.timeout,self.begun = c.hub_final_timeout,False
+        self.timeout,self.begun,self.wanted,self.resumed = c.hub_final_timeout,False,wanted or (lambda step: True),resumed
 
     def _begin(self, state): # With the first event: step 0 may be saved before this callback's turn
-        if not self.begun: self.begun = True; self.pusher.begin(resumed=state.global_step > 0)
+        if not self.begun: self.begun = True; self.pusher.begin(state.global_step > 0 if self.resumed is None else self.resumed)
 
     def _safely(self, f):
         if self.pusher is None: return
@@ -167,7 +170,7 @@ class PromoteAndTagCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         def _add(): self._begin(state); self.pusher.add(state.global_step)
-        if state.is_world_process_zero: self._safely(_add)
+        if state.is_world_process_zero and self.wanted(state.global_step): self._safely(_add)
 
     def skip(self, step:int):
         "Before the save of a checkpoint that is not one of the schedule"
@@ -176,6 +179,10 @@ class PromoteAndTagCallback(TrainerCallback):
     def pending_steps(self)->set[int]:
         "Steps whose checkpoints must not be deleted yet"
         return self._safely(lambda: self.pusher.pending_steps()) or set()
+
+    def hurry(self, seconds:float):
+        "A signal came: whatever `finish` still waits for gets no more than these seconds"
+        if self.pusher and self.pusher.until is not None: self.pusher.until = min(self.pusher.until, time.monotonic()+seconds)
 
     def finish(self, timeout:float|None=None)->list[str]:
         "One more try of what is pending, within `timeout` or `--hub_final_timeout` seconds; lines that say what is left"

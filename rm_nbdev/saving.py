@@ -31,6 +31,7 @@ class SavingTrainer(Trainer):
     ):
         self.c,self.tokenizer = c,tokenizer
         self.preemption,self.stopped = None,0         # `Preemption` to look at after each step; the signal that stopped the run
+        self.hub = None                               # `PromoteAndTagCallback`
         self.protected,self.lost = (lambda: ()),[]    # Steps that must not be dropped yet; steps whose checkpoint could not be written
         self._aside = self._saved = self._done = self._from = self._failed = None
         self._extra,self._extras = False,set()        # Is the checkpoint of this step one that the schedule does not know? Steps of such
@@ -64,6 +65,7 @@ class StepEnds(TrainerCallback):
             control.should_training_stop = True
             t._extra = not control.should_save and args.save_strategy != 'no'
             control.should_save |= t._extra
+            if t._extra and t.hub: t.hub.skip(state.global_step)
         return control
 
 @patch

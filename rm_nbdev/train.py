@@ -27,6 +27,7 @@ from .batching import PackedCollator
 from .preemption import Preemption, mark, unmark
 from .resume import compare, make_room, same_settings
 from .seen import keep_pairs, tokens_digest, write_pairs
+from .push import PromoteAndTagCallback
 from .prepare import Prepared, arithmetic, clear_run, holds_run, prepare, rows_table
 from .trainer import PairTrainer, TrainingDiverged
 
@@ -149,12 +150,17 @@ def summary_line(
     best = f"best checkpoint-{m['best']['step']}, " if m.get('best') else ''
     ends = f", stopped by {m['stopped_by']}; the same command goes on from here" if m.get('stopped_by') else ''
     lost = f", not written: checkpoint-{', checkpoint-'.join(map(str, m['not_saved']))}" if m.get('not_saved') else ''
-    return f"{run}: {m['last_step']} steps in {m['seconds']:.0f} s, {acc}{best}{len(m['checkpoints'])} checkpoints{lost}{ends}"
+    hub = f", {h['pushed']} on {h['repo']}" if (h := m.get('hub')) else ''
+    return f"{run}: {m['last_step']} steps in {m['seconds']:.0f} s, {acc}{best}{len(m['checkpoints'])} checkpoints{hub}{lost}{ends}"
 
 # %% ../nbs/13_train.ipynb #4e3fe440
 def _trainer(c, p:Prepared): # The trainer of prepared pairs
     warnings.filterwarnings('ignore', message='.*is_gradient_checkpointing.*|.*pin_memory.*')       # of peft and of torch, about themselves
     t = PairTrainer(make_model(p.c, p.tokenizer.pad_token_id), p.c, p.train, p.eval, p.tokenizer)
+    if c.push_to_hub:
+        t.hub = PromoteAndTagCallback(p.c, wanted=lambda step: t._saved == step and not t._extra, resumed=p.resume is not None)
+        t.add_callback(t.hub)
+        t.protected = t.hub.pending_steps
     t.identity = same_settings(p.c, dict(train=tokens_digest(p.train), eval=tokens_digest(p.eval)), t.args.world_size)
     for cb in list(t.callback_handler.callbacks):
         if isinstance(cb, (ProgressCallback, PrinterCallback)) or 'Notebook' in type(cb).__name__: t.remove_callback(cb)
@@ -193,10 +199,17 @@ def _outcome(run, t, status, began): # What the manifest says in the end
     return dict(status=status, last_step=st.global_step, seconds=round(sum(s.get('seconds', 0) for s in sessions), 1), sessions=sessions, best=best, checkpoints=checkpoint_steps(run),
                 stopped_by=name or None, not_saved=t.lost)
 
-def _finish(p, t, status, began): # Pictures and outcome
+def _last_pushes(t, seconds): # What the manifest says of the Hub
+    if not t.hub: return {}
+    _say(*(lines := t.hub.finish(seconds)))
+    ledger = t.hub.pusher.ledger
+    return dict(hub=dict(repo=ledger.repo, pushed=len(ledger.of('pushed')), left=lines))
+
+def _finish(p, t, status, began, push_seconds=0): # Pictures and outcome
     run = Path(p.c.output_dir)
     if t.stopped and t._saved == t.state.global_step: mark(run, t.stopped, t.state.global_step)
     m = write_manifest(run, **_outcome(run, t, status, began))
+    if t.hub: m = write_manifest(run, **_last_pushes(t, push_seconds))         # the outcome is on the disk before anybody waits
     there = run/'plots'/'rewards.csv'
     rewards = pd.read_csv(there) if there.is_file() else pd.DataFrame(columns=['chosen', 'rejected'])
     try:
@@ -254,16 +267,17 @@ def train(
 def _train(c, p, t, notes, stop):
     began,main = time.time(),t.is_world_process_zero()
     stop.waits,t.preemption = True,stop
+    if t.hub: stop.tell = lambda n: t.hub.hurry(stop.left())            # for a signal while the last pushes are waited for
     if main: _begin(c, p, t, notes)
     t.accelerator.wait_for_everyone()
     try: t.train(resume_from_checkpoint=p.resume and p.resume.folder and str(p.resume.folder))
     except BaseException as e:
         status = {KeyboardInterrupt:'interrupted', TrainingDiverged:'diverged'}.get(type(e), 'failed')
         if main:
-            try: _finish(p, t, status, began)
+            try: _finish(p, t, status, began, 0)
             except Exception as x: _say(f'the outcome could not be written: {x}')      # must not hide what went wrong first
         raise
-    r = _finish(p, t, STOPPED.get(t.stopped, 'done'), began) if main else None
+    r = _finish(p, t, STOPPED.get(t.stopped, 'done'), began, min(c.hub_final_timeout, stop.left()) if stop.signal else c.hub_final_timeout) if main else None
     t.accelerator.wait_for_everyone()
     r = r or Run(Path(p.c.output_dir), t.model, p.tokenizer, pd.DataFrame(), {})               # of the other processes
     r.code = stop.code if t.stopped else 1 if t.state.global_step in t.lost else 0

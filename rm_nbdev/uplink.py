@@ -121,12 +121,13 @@ def backoff(
 # %% ../nbs/10e_uplink.ipynb #0b879d90
 def check_hub(
     c,                 # `Config`
+    resuming:bool=False, # Whether a run goes on, whose tags are there
     within:float=10.,  # Seconds
 )->str:                # A sentence if the Hub could not be asked
     "Login, rights and free tags, before anything slow begins; `UsageError` for what training cannot mend"
     if not c.push_to_hub or int(os.environ.get('RANK', 0)): return ''
     up = Uplink(within)
-    try: out = up.ask(dict(do='check', repo=c.hub_model_id, prefix=c.hub_revision_prefix, private=c.hub_private_repo, resume=c.resume_from_checkpoint not in (None, 'False')), within)
+    try: out = up.ask(dict(do='check', repo=c.hub_model_id, prefix=c.hub_revision_prefix, private=c.hub_private_repo, resume=resuming), within)
     except HubError as e: return f'Hub: {e}; training goes on, checkpoints are pushed when it can be reached'
     finally: up.stop()
     if out['usage']: raise UsageError(out['usage'])
