@@ -108,10 +108,10 @@ def classified(
 )->HubError:
     "What to do about an exception"
     if isinstance(e, HubError): return e
-    if isinstance(e, HfHubHTTPError) and e.response is not None: return of_status(e.response.status_code, first_line(e).removesuffix('.'), asked_wait(e.response.headers))
+    if isinstance(e, HfHubHTTPError) and e.response is not None: return of_status(e.response.status_code, re.sub(r"^Client error '.*|,? ?for url.*| ?\(Request ID.*", '', first_line(e)).removesuffix('.'), asked_wait(e.response.headers))
     if isinstance(e, OfflineModeIsEnabled): return HubError('later', 'HF_HUB_OFFLINE is set: the Hub is not asked')
     if isinstance(e, RuntimeError) and e.__cause__: return classified(e.__cause__)
-    if isinstance(e, (UsageError, FileNotFoundError, ValueError)) and not type(e).__module__.startswith('json'): return HubError('failed', scrubbed(first_line(e))[:240])
+    if isinstance(e, (UsageError, FileNotFoundError)): return HubError('failed', scrubbed(first_line(e))[:240])
     what,name = scrubbed(f'{type(e).__name__}: {first_line(e)}' if str(e) else type(e).__name__)[:200],type(e).__name__
     if 'Timeout' in name: return HubError('later', f'the Hub does not answer ({what})', status='timeout')
     return HubError('later', f'the Hub cannot be reached ({what})' if name in ('ConnectError', 'ConnectionRefusedError') else f'the connection broke ({what})' if name.endswith(('ProtocolError', 'ReadError', 'WriteError', 'ResetError')) else what)

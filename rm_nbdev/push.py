@@ -33,7 +33,7 @@ class Pusher:
     ):
         self.run,self.at_end,self.first_wait,self.bound,self.say = Path(run),at_end,first_wait,bound,say
         self.ledger,self.uplink = Ledger(run, repo, prefix, private),Uplink(patience)
-        self.thread,self.wake,self.until,self.refused,self.failures,self.told,self.skipped = None,threading.Event(),None,False,0,None,set()
+        self.thread,self.wake,self.until,self.refused,self.failures,self.told,self.skipped = None,threading.Event(),None,False,0,set(),set()
 
     def begin(self, resumed:bool):
         "Take up the ledger of a run that goes on, or begin a new one"
@@ -81,11 +81,11 @@ def _tell(self, err, step): # Each trouble once, and that it is over
     tag = self.ledger.steps[step]['tag']
     if err is None:
         if self.told: self.say(f'Hub: {tag} is pushed; pushes go on')
-        self.told = None
+        self.told.clear()
     elif self.until is not None: return                                  # the list at the end says it
     elif err.kind in ('conflict', 'failed'): self.say(f'Hub: {tag} is not pushed: {err}')
-    elif self.told != (why := (err.kind, err.status, str(err)[:24])):
-        self.told = why
+    elif (why := (err.kind, err.status)) not in self.told:
+        self.told.add(why)
         self.say(f'Hub: {tag} is not pushed: {err}; ' + ('no further tries before the end of the run; training goes on' if err.kind == 'stop' else 'training goes on, and it is tried again'))
 Pusher._try,Pusher._tell = _try,_tell
 
@@ -107,7 +107,7 @@ def _work(self):
 
 def _odd(self, e): # Not foreseen: said, and survived
     msg = f'Hub: {type(e).__name__}: {scrubbed(e)[:200]}; training goes on'
-    if self.told != msg: self.told = msg; self.say(msg)
+    if msg not in self.told: self.told.add(msg); self.say(msg)
 
 def _last_tries(self): # What is pending, once more, up to `until`
     def tick():

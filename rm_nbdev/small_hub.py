@@ -44,7 +44,7 @@ class Commit:
 # %% ../nbs/10b_small_hub.ipynb #d9bc614a
 class Refused(Exception):
     "An answer that is an error"
-    def __init__(self, status, message, code=None): super().__init__(message); self.status,self.code = status,code
+    def __init__(self, status, message, code=None, url=None): super().__init__(message); self.status,self.code,self.url = status,code,url
 
 class Repo:
     "Commits, branches and tags"
@@ -129,7 +129,7 @@ class Routes:
         space = o.get('organization') or self.user
         self.may_write(space)
         name = f"{space}/{o['name']}"
-        if name in self.hub.repos: raise Refused(409, f'You already created this model repo: {name}')
+        if name in self.hub.repos: raise Refused(409, f'You already created this model repo: {name}', url=f'{self.hub.url}/{name}')
         self.hub.repos[name] = Repo(o.get('visibility') == 'private' or bool(o.get('private')))
         return dict(url=f'{self.hub.url}/{name}', name=name, id=name)
 
@@ -283,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return (200, *out) if isinstance(out, tuple) else (200, json.dumps(out).encode(), {})
             raise Refused(404, f'{self.command} {url.path}: this small Hub does not know it')
         except Refused as e:
-            body = json.dumps(dict(error=str(e), errors=[dict(message=str(e))], warnings=[], url=f'{self.server.hub.url}/x'))
+            body = json.dumps(dict(error=str(e), errors=[dict(message=str(e))], warnings=[]) | (dict(url=e.url) if e.url else {}))
             return e.status, body.encode(), {'X-Error-Message':str(e)} | ({'X-Error-Code':e.code} if e.code else {})
 
     def _do(self):
