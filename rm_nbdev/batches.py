@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from .config import UsageError, first_line
 from .flags import command
-from .checkpoints import checkpoint_steps
+from .places import checkpoint_steps
 from .seen import PAIRS, flat_lists, list_column, record_file, read_seen, seen_spans, whole_file
 
 # %% ../nbs/14a_batches.ipynb #daa37ae3

@@ -22,7 +22,7 @@ from .heads import ValueHead, freeze_with_mlp, head_shape
 from .models import GRM, RewardModel
 from .rewards import RewardFunction
 from .original import is_original, load_original, original_tokenizer
-from .places import checkpoint_steps, find_checkpoint    # the former for those who look for it here
+from .places import find_checkpoint
 
 # %% ../nbs/09_checkpoints.ipynb #426234a6
 def save_weights(

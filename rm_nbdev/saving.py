@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from .config import UsageError, read_json, write_text
 from .schedule import steps_to_drop
 from .durable import drop, drop_state, put, seal, share
-from .checkpoints import checkpoint_steps, load_weights, save_weights
+from .places import checkpoint_steps
+from .checkpoints import load_weights, save_weights
 from .resume import same_settings
 
 # %% ../nbs/11f_saving.ipynb #2a716c4d

@@ -7,8 +7,8 @@ __all__ = ['LFS', 'git_sha1', 'Blob', 'Commit', 'Refused', 'Repo', 'Fault', 'Req
            'SmallHub']
 
 # %% ../nbs/10b_small_hub.ipynb #90032f57
-import base64, contextlib, hashlib, json, re, secrets, threading, time
-from dataclasses import dataclass, field
+import base64, contextlib, hashlib, json, re, secrets, threading
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path

@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'CHUNK', 'format_of', 'read_csv', 'Input', 'open_input', '
            'check_output_file']
 
 # %% ../nbs/14b_tables.ipynb #7e9e0d99
-import contextlib, csv, io, json, os, shutil, sys, tempfile
+import contextlib, csv, io, json, os, shutil, sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path

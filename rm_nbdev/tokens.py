@@ -25,6 +25,7 @@ def load_tokenizer(
     "The tokenizer of a base model"
     try: tok = AutoTokenizer.from_pretrained(base_model, trust_remote_code=trust_remote_code)
     except Exception as e: raise UsageError(f'--base_model {base_model}: no tokenizer could be loaded ({first_line(e)})') from e
+    getattr(tok, 'init_kwargs', {}).pop('local_files_only', None)      # how it was fetched is not what it is; it would be saved with it
     if chat_template:
         try: tok.chat_template = Path(chat_template).read_text(encoding='utf-8')
         except (OSError, UnicodeDecodeError) as e: raise UsageError(f'--chat_template {chat_template}: cannot be read ({e})') from None

@@ -19,7 +19,8 @@ from transformers.utils import logging as hf_logging
 from .settings import METHODS
 from .config import Config, UsageError, read_json, save_config, write_text
 from .flags import command, flag_parser, parse_flags
-from .checkpoints import checkpoint_steps, load_weights
+from .places import checkpoint_steps
+from .checkpoints import load_weights
 from .metrics import read_metrics
 from .dynamics import LiveFigure, in_notebook, reward_histogram, save_figure, training_figure
 from .models import make_model

@@ -21,7 +21,7 @@ from .models import RewardModel, recompute_activations
 from .batching import by_tokens, make_collator, model_inputs
 from .objectives import make_objective
 from .schedule import LogOverlayCallback
-from .checkpoints import checkpoint_steps
+from .places import checkpoint_steps
 from .metrics import MetricsLog
 from .prepare import training_arguments
 from .memory import plan_memory

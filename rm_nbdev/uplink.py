@@ -25,7 +25,7 @@ def serve():
     "Do jobs from standard input until it closes"
     import queue
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(s, signal.SIG_IGN)
-    with contextlib.suppress(OSError): os.nice(10)
+    with contextlib.suppress(OSError): os.nice(19)
     out,jobs = os.fdopen(os.dup(1), 'w', encoding='utf-8'),queue.Queue()
     os.dup2(2, 1)                                                    # whatever prints must not mix with answers
     threading.Thread(target=_watch, args=(jobs, os.getppid()), daemon=True).start()
@@ -102,7 +102,8 @@ def ask(self:Uplink,
             if 'phase' in m: phase,limit = m['phase'],time.monotonic()+m['within']+min(5, self.patience); tell(phase)
             else: break
     except TimeoutError: self.stop(); raise HubError('later', f'the Hub does not answer ({phase})', status='timeout') from None
-    except (EOFError, OSError, ValueError) as e:
+    except (EOFError, OSError, ValueError, AttributeError):
+        if self.proc is None: raise HubError('later', 'not finished in time', status='timeout') from None       # stopped meanwhile, by another thread
         words = self._last_words(); self.stop()
         raise HubError('later', f'the process that talks to the Hub ended ({phase}){words}') from None
     except BaseException: self.stop(); raise                         # given up from outside
