@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil, torch
 from .batching import by_tokens
 from .output_layer import piece_rows
+from .rewards import position_limit
 
 # %% ../nbs/11a_memory.ipynb #7badcd8d
 def saved_bytes(
@@ -41,9 +42,10 @@ def activation_cost(
     collate,     # Its collator
 )->tuple[float,float]: # Bytes by token, and by squared length of a sequence
     "What a batch keeps for the backward pass"
-    with torch.random.fork_rng(): small,large = (_probe(model, objective, collate, n, 3) for n in (32, 128))
-    b = max(0., (large - 4*small)/(2*128**2 - 4*2*32**2))                  # of a·2n + b·2n²
-    return max(0., (large - b*2*128**2)/(2*128)), b
+    n = min(32, (position_limit(model) or 128)//4)                         # a table of positions may be short
+    with torch.random.fork_rng(): small,large = (_probe(model, objective, collate, k, 3) for k in (n, 4*n))
+    b = max(0., (large - 4*small)/(2*(4*n)**2 - 4*2*n**2))                 # of a·2n + b·2n²
+    return max(0., (large - b*2*(4*n)**2)/(2*4*n)), b
 
 # %% ../nbs/11a_memory.ipynb #6fb2d97a
 def free_bytes(
