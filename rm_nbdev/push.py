@@ -118,7 +118,7 @@ def _last_tries(self): # What is pending, once more, up to `until`
         e = self._try(pending[0], tick)
         if e is None or e.kind in ('conflict', 'failed'): pending,tries = pending[1:],0; continue
         wait,tries = max(2.**tries, e.wait or 0.),tries+1
-        if e.kind == 'stop' or e.status == 'timeout' or tries == 3 or time.monotonic()+wait > self.until: break
+        if e.kind == 'stop' or e.status == 'timeout' or tries == 6 or time.monotonic()+wait > self.until: break
         time.sleep(wait)
 Pusher._work,Pusher._odd,Pusher._last_tries = _work,_odd,_last_tries
 
