@@ -8,7 +8,7 @@ __all__ = ['LOADABLE', 'NEVER', 'KEPT', 'ACTIONS', 'loadable_files', 'same_conte
            'point', 'look', 'check', 'tag_of']
 
 # %% ../nbs/10d_hub.ipynb #8a313e4b
-import fnmatch, hashlib, os, re, time
+import fnmatch, hashlib, json, os, re, time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_url, set_client_factory
@@ -122,6 +122,13 @@ def _seen(response): # Before the client's own retries
     s = response.status_code
     if s == 429 or s >= 500: raise of_status(s, wait=asked_wait(response.headers))
 
+class _Api(HfApi):
+    def _validate_yaml(self, *args, **kwargs): # Where nobody looks at cards, they are taken as they are
+        try: return super()._validate_yaml(*args, **kwargs)
+        except json.JSONDecodeError: pass
+        except HfHubHTTPError as e:
+            if e.response.status_code != 404: raise
+
 def connect(
     patience:float=60., # Seconds without a byte after which a connection is given up
 )->HfApi:
@@ -132,7 +139,7 @@ def connect(
         c.event_hooks = {**c.event_hooks, 'response':[*c.event_hooks.get('response', []), _seen]}
         return c
     set_client_factory(_factory)
-    return HfApi(library_name='rm_nbdev')
+    return _Api(library_name='rm_nbdev')
 
 # %% ../nbs/10d_hub.ipynb #38554436
 def tags_of(
