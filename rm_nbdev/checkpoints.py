@@ -87,7 +87,7 @@ def load_weights(
     return model
 
 def _check_numbers(w, path):
-    if odd := [k for k,v in w.items() if not v.isfinite().all()]: raise UsageError(f'{path}: damaged ({odd[0]} holds numbers that are not finite)')
+    if odd := [k for k,v in w.items() if not v.is_floating_point() or not v.isfinite().all()]: raise UsageError(f'{path}: damaged ({odd[0]} does not hold finite floating-point numbers)')
 
 # %% ../nbs/09_checkpoints.ipynb #2cd52175
 OVERLONG = typing.get_args(own_settings()['overlong'][0])
@@ -131,11 +131,12 @@ def _stock(info, where, dtype, trust_remote_code): # The stock model of a base, 
 def check_hashes(
     folder, # Checkpoint
 ):
-    "`UsageError` if a file of weights is not as `files.json` says; nothing where there is no such list"
+    "`UsageError` if a file is gone, or one of weights is not as `files.json` says; nothing where there is no such list"
     files = read_json(Path(folder)/'files.json').get('files')
     for name,said in (files.items() if isinstance(files, dict) else ()):
-        path = Path(folder)/Path(name).name
-        if path.suffix not in ('.safetensors', '.pt', '.bin') or not isinstance(said, dict) or said.get('role') != 'load' or not said.get('sha256') or not path.is_file(): continue
+        if not isinstance(said, dict) or said.get('role') != 'load' or not said.get('sha256'): continue
+        if not (path := Path(folder)/name).is_file(): raise UsageError(f'{path}: no such file, but files.json lists it; the checkpoint is incomplete')
+        if path.suffix not in ('.safetensors', '.pt', '.bin'): continue
         with path.open('rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
         if found != said['sha256']: raise UsageError(f'{path}: damaged or changed since it was saved (its sha256 is not the one in files.json); fetch it again, or delete files.json if it was meant')
 

@@ -8,7 +8,7 @@ __all__ = ['LOADABLE', 'NEVER', 'KEPT', 'ACTIONS', 'loadable_files', 'same_conte
            'point', 'look', 'check', 'tag_of']
 
 # %% ../nbs/10d_hub.ipynb #8a313e4b
-import fnmatch, hashlib, os, re, time
+import fnmatch, hashlib, json, os, re, time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_url, set_client_factory
@@ -54,7 +54,7 @@ def same_content(
     "Compare by size and hash"
     size = os.path.getsize(path)
     if entry.lfs: return entry.lfs.size == size and entry.lfs.sha256 == _hash(path, hashlib.sha256())
-    return entry.size == size and entry.blob_id == _hash(path, hashlib.sha1(b'blob %d\0' % size))
+    return entry.size == size and entry.blob_id == _hash(path, hashlib.sha256() if len(entry.blob_id) == 64 else hashlib.sha1(b'blob %d\0' % size))   # some list a large file by its own hash
 
 def compare(
     files:dict,  # Path in the repository -> file on disk
@@ -80,8 +80,9 @@ def scrubbed(
     text:str, # Anything that will be seen or written
 )->str:       # On one line, without tokens
     "A message that may be shown"
-    text = re.sub(r'hf_[A-Za-z0-9]{6,}', 'hf_***', ' '.join(str(text).split()))
-    return text.replace(t, '***') if (t := os.environ.get('HF_TOKEN') or '') and len(t) > 5 else text
+    text = ' '.join(str(text).split())
+    if len(t := get_token() or '') > 5: text = text.replace(t, '***')                        # from a login, too, and whatever its form
+    return re.sub(r'hf_(oauth_[\w.-]{6,}|[A-Za-z0-9]{6,})', 'hf_***', text)
 
 def of_status(
     status:int,      # Status of an answer
@@ -121,6 +122,13 @@ def _seen(response): # Before the client's own retries
     s = response.status_code
     if s == 429 or s >= 500: raise of_status(s, wait=asked_wait(response.headers))
 
+class _Api(HfApi):
+    def _validate_yaml(self, *args, **kwargs): # Where nobody looks at cards, they are taken as they are
+        try: return super()._validate_yaml(*args, **kwargs)
+        except json.JSONDecodeError: pass
+        except HfHubHTTPError as e:
+            if e.response.status_code != 404: raise
+
 def connect(
     patience:float=60., # Seconds without a byte after which a connection is given up
 )->HfApi:
@@ -131,7 +139,7 @@ def connect(
         c.event_hooks = {**c.event_hooks, 'response':[*c.event_hooks.get('response', []), _seen]}
         return c
     set_client_factory(_factory)
-    return HfApi(library_name='rm_nbdev')
+    return _Api(library_name='rm_nbdev')
 
 # %% ../nbs/10d_hub.ipynb #38554436
 def tags_of(
@@ -226,6 +234,7 @@ def push(
         if e.response.status_code != 409: raise
         if (oid := (tags_of(api, repo) or {}).get(tag)) is None: raise
         if oid != out['oid']: return _done(api, job, oid)
+    if (tags_of(api, repo) or {}).get(tag) != out['oid']: raise HubError('later', f'{tag} is not there, though the Hub did not refuse it')      # something between took the call
     return out
 
 def _done(api, job, oid): # A tag that was there: the same, or a conflict
@@ -273,6 +282,13 @@ def _may_write(me, space, repo): # '' if the login may write to this namespace, 
         return f'the token is not allowed to write to repositories of {space}'
     return ''
 
+def _not_made(api, job): # '' if the repository can be made, or is there: where the Hub does not say who is in what
+    try: api.create_repo(job['repo'], private=job['private'] or None)
+    except HfHubHTTPError as e:
+        if e.response.status_code in (401, 403): return str(of_status(e.response.status_code))
+        if e.response.status_code != 409: raise
+    return ''
+
 def check(
     api:HfApi, # From `connect`
     job:dict,  # repo, prefix, private, resume
@@ -285,7 +301,7 @@ def check(
     except HfHubHTTPError as e:
         if e.response.status_code in (401, 403): return dict(usage=f'the Hub does not accept this login ({e.response.status_code}): set HF_TOKEN to a valid token, or run: hf auth login')
         raise
-    if why := _may_write(me, space, repo): return dict(usage=f'--hub_model_id {repo}: {why}')
+    if why := _may_write(me, space, repo) or ('' if space == me.get('name') or 'orgs' in me else _not_made(api, job)): return dict(usage=f'--hub_model_id {repo}: {why}')
     try: tags = tags_of(api, repo)
     except HfHubHTTPError as e:
         if e.response.status_code in (401, 403): return dict(usage=f'--hub_model_id {repo}: {of_status(e.response.status_code)}')

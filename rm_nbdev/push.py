@@ -113,7 +113,7 @@ def _last_tries(self): # What is pending, once more, up to `until`
     def tick():
         self.ledger.save()
         if time.monotonic() > self.until: raise HubError('later', 'not finished in time', status='timeout')
-    pending,tries = self.ledger.of('waiting', 'refused'),0
+    pending,tries = self.ledger.of('waiting', 'refused', 'failed'),0
     while pending and time.monotonic() < self.until:
         e = self._try(pending[0], tick)
         if e is None or e.kind in ('conflict', 'failed'): pending,tries = pending[1:],0; continue

@@ -206,17 +206,17 @@ def _last_pushes(t, seconds): # What the manifest says of the Hub
     ledger = t.hub.pusher.ledger
     return dict(hub=dict(repo=ledger.repo, pushed=len(ledger.of('pushed')), left=lines))
 
-def _finish(p, t, status, began, push_seconds=0): # Pictures and outcome
+def _finish(p, t, status, began, push_seconds=lambda: 0): # Outcome, pictures, last pushes
     run = Path(p.c.output_dir)
     if t.stopped and t._saved == t.state.global_step: mark(run, t.stopped, t.state.global_step)
     m = write_manifest(run, **_outcome(run, t, status, began))
-    if t.hub: m = write_manifest(run, **_last_pushes(t, push_seconds))         # the outcome is on the disk before anybody waits
     there = run/'plots'/'rewards.csv'
     rewards = pd.read_csv(there) if there.is_file() else pd.DataFrame(columns=['chosen', 'rejected'])
     try:
         if (run/'metrics.jsonl').is_file() and len(read_metrics(run)): save_figure(training_figure(run), run/'plots'/'training')
         if len(rewards): save_figure(reward_histogram(rewards.chosen, rewards.rejected), run/'plots'/'rewards')
     except OSError as e: _say(f'{run}/plots: the pictures could not be written ({e.strerror}); rm-plot {run} draws them when there is room')
+    if t.hub: m = write_manifest(run, **_last_pushes(t, push_seconds()))       # all else is on the disk before anybody waits
     return Run(run, t.model, p.tokenizer, rewards, m)
 
 def _say(*lines):
@@ -268,17 +268,18 @@ def train(
 def _train(c, p, t, notes, stop):
     began,main = time.time(),t.is_world_process_zero()
     stop.waits,t.preemption = True,stop
-    if t.hub: stop.tell = lambda n: t.hub.hurry(stop.left())            # for a signal while the last pushes are waited for
+    def push_seconds(): return min(c.hub_final_timeout, max(0., stop.left() - min(5., c.grace_seconds/2))) if stop.signal else c.hub_final_timeout      # the process needs time to end, too
+    if t.hub: stop.tell = lambda n: t.hub.hurry(push_seconds())         # for a signal while the last pushes are waited for
     if main: _begin(c, p, t, notes)
     t.accelerator.wait_for_everyone()
     try: t.train(resume_from_checkpoint=p.resume and p.resume.folder and str(p.resume.folder))
     except BaseException as e:
         status = {KeyboardInterrupt:'interrupted', TrainingDiverged:'diverged'}.get(type(e), 'failed')
         if main:
-            try: _finish(p, t, status, began, 0)
+            try: _finish(p, t, status, began)
             except Exception as x: _say(f'the outcome could not be written: {x}')      # must not hide what went wrong first
         raise
-    r = _finish(p, t, STOPPED.get(t.stopped, 'done'), began, min(c.hub_final_timeout, stop.left()) if stop.signal else c.hub_final_timeout) if main else None
+    r = _finish(p, t, STOPPED.get(t.stopped, 'done'), began, push_seconds) if main else None
     t.accelerator.wait_for_everyone()
     r = r or Run(Path(p.c.output_dir), t.model, p.tokenizer, pd.DataFrame(), {})               # of the other processes
     r.code = stop.code if t.stopped else 1 if t.state.global_step in t.lost else 0

@@ -30,7 +30,7 @@ def steps_of(
     run,         # Run directory
 )->list[int]:    # Ascending, without those that are not of the schedule
     "Steps of a run that are to be on the Hub"
-    skipped = {int(k) for k,v in (_ledger(run).get('steps') or {}).items() if k.isdigit() and v.get('state') == 'skipped'}
+    skipped = {int(k) for k,v in _steps(_ledger(run)).items() if k.isdigit() and isinstance(v, dict) and v.get('state') == 'skipped'}
     found = [p.name.removeprefix('checkpoint-') for p in Path(run).glob('checkpoint-*') if p.is_dir()]
     if not (steps := sorted({int(s) for s in found if s.isdigit()} - skipped)): raise UsageError(f'{run}: holds no checkpoint-N folder')
     return steps
@@ -39,16 +39,19 @@ def _ledger(run): # What is on disk of it; {} if it is damaged
     try: return read_json(Path(run)/LEDGER)
     except UsageError: return {}
 
+def _steps(ledger): return s if isinstance(s := ledger.get('steps'), dict) else {}
+
 def best_step(
     run,         # Run directory
     steps:list,  # Its steps
 )->int|None:     # None if nothing was evaluated
     "The best step of a run"
-    best = (read_json(Path(run)/'manifest.json').get('best') or {}).get('step')
-    if best is None:
+    best = read_json(Path(run)/'manifest.json').get('best')
+    best = best.get('step') if isinstance(best, dict) else None
+    if type(best) is not int:
         state = next((d for s in reversed(steps) if (d := read_json(Path(run)/f'checkpoint-{s}'/'trainer_state.json'))), {})
         best = state.get('best_global_step')
-        if best is None and (m := re.search(r'checkpoint-(\d+)/?$', state.get('best_model_checkpoint') or '')): best = int(m.group(1))
+        if best is None and (m := re.search(r'checkpoint-(\d+)/?$', str(state.get('best_model_checkpoint')))): best = int(m.group(1))
     if best is not None and best not in steps: raise UsageError(f'{run}: its best step is {best}, but there is no checkpoint-{best} any more')
     return best
 
