@@ -131,12 +131,12 @@ def _stock(info, where, dtype, trust_remote_code): # The stock model of a base, 
 def check_hashes(
     folder, # Checkpoint
 ):
-    "`UsageError` if a file is gone, or one of weights is not as `files.json` says; nothing where there is no such list"
+    "`UsageError` if a file that rewards depend on is gone, or not as `files.json` says; nothing where there is no such list"
     files = read_json(Path(folder)/'files.json').get('files')
     for name,said in (files.items() if isinstance(files, dict) else ()):
         if not isinstance(said, dict) or said.get('role') != 'load' or not said.get('sha256'): continue
         if not (path := Path(folder)/name).is_file(): raise UsageError(f'{path}: no such file, but files.json lists it; the checkpoint is incomplete')
-        if path.suffix not in ('.safetensors', '.pt', '.bin'): continue
+        if path.name in ('reward_model.json', 'trainer_state.json'): continue                            # the base may have moved; rewards do not depend on the other
         with path.open('rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
         if found != said['sha256']: raise UsageError(f'{path}: damaged or changed since it was saved (its sha256 is not the one in files.json); fetch it again, or delete files.json if it was meant')
 
