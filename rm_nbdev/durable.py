@@ -7,7 +7,7 @@ __all__ = ['STATE', 'LIST', 'role', 'sha256', 'folder_files', 'sync', 'seal', 'p
            'has_state', 'drop_state', 'share']
 
 # %% ../nbs/08c_durable.ipynb #688f9ada
-import fnmatch, hashlib, json, os, shutil, zipfile
+import fnmatch, hashlib, json, os, re, shutil, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
@@ -63,26 +63,30 @@ def _hidden(folder, what): # A free hidden name beside a folder; the pattern `ch
     folder = Path(folder)
     return folder.with_name(f'.{folder.name}.{what}')
 
+def _remove(p): # A folder; or a file or a link that has taken the name of one
+    if p.is_symlink() or p.is_file(): p.unlink()
+    else: shutil.rmtree(p, ignore_errors=True)
+
 def put(
     new,   # Sealed folder, on the same disk
     final, # Its name
 ):
     "Give a finished folder its name"
     old = _hidden(final, 'old')
-    shutil.rmtree(old, ignore_errors=True)
-    if Path(final).exists(): os.rename(final, old)
+    _remove(old)
+    if os.path.lexists(final): os.rename(final, old)
     os.rename(new, final)
     sync(Path(final).parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 def drop(
     folder, # To be removed
 ):
     "Remove a folder: its name first"
     gone = _hidden(folder, 'dropped')
-    shutil.rmtree(gone, ignore_errors=True)
+    _remove(gone)
     os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    _remove(gone)
 
 def set_aside(
     folder,       # To be kept under another name
@@ -94,13 +98,17 @@ def set_aside(
     os.rename(folder, to)
     return to
 
+_TEMPORARY = re.compile(r'\.(\w+\.(yaml|json|jsonl|parquet|csv|png|svg)|writable)\.\d+')  # A file that was being written, and by whom
+
 def sweep(
     run, # Run directory that no process writes to
 ):
     "Remove what a killed process left under hidden names; a folder that had stepped aside gets its name back"
     for p in Path(run).glob('.checkpoint-*.old'):
         if not (final := p.with_name(p.name[1:].removesuffix('.old'))).exists(): os.rename(p, final)
-    for p in Path(run).glob('.checkpoint-*'): shutil.rmtree(p) if p.is_dir() else p.unlink()
+    for p in Path(run).glob('.checkpoint-*'): _remove(p)
+    for p in (*Path(run).glob('.*'), *Path(run).glob('plots/.*')):
+        if _TEMPORARY.fullmatch(p.name): p.unlink()
 
 # %% ../nbs/08c_durable.ipynb #06cfa92a
 def damage(
@@ -109,9 +117,10 @@ def damage(
 )->str:                  # '' if it is whole, else the file and what is wrong with it
     "What is wrong with a checkpoint folder"
     folder = Path(folder)
-    try: files = read_json(folder/LIST).get('files') if (folder/LIST).exists() else None
-    except UsageError: return f'{LIST}: damaged'
-    if files is None: return _old_damage(folder)
+    if not (folder/LIST).exists(): return _old_damage(folder)
+    try: files = read_json(folder/LIST).get('files')
+    except UsageError: files = None
+    if not files: return f'{LIST}: damaged'
     def wrong(item):
         name,is_ = item
         try: size = (folder/name).stat().st_size

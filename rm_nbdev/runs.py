@@ -167,11 +167,11 @@ def main(
     if code: raise SystemExit(code)
 
 def _executed(c, stop): # The notebook, and the exit code that the run deserves
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     stop.waits = True
     try: nb = execute_run(c)
-    except (PapermillExecutionError, DeadKernelError) as e:
+    except (PapermillExecutionError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and not str(e).startswith('Kernel died'): raise      # one that was still starting dies of a signal without an own name
         if stop.signal:                                                # it came before there was a step to finish
             if not marked(c.output_dir): mark(c.output_dir, stop.signal, 0)
             print(f'rm-run: {c.output_dir}: stopped by {stop.signal.name} before the first step; the same command starts it again', file=sys.stderr)

@@ -126,8 +126,8 @@ def _save(self:SavingTrainer, output_dir=None, state_dict=None):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.accelerator.unwrap_model(self.model), folder, self.c.base_model, self.tokenizer, self.c.max_length, self.c.overlong)
-    except _DISK as e:
-        if not self._aside: raise
+    except Exception as e:
+        if not self._aside or not (isinstance(e, _DISK) or type(e) is Exception): raise       # the Rust of tokenizers knows no better name
         self._failed = e                                           # others wait in the stock method; they hear of it afterwards
 
 @patch

@@ -42,6 +42,9 @@ def whole_file(
         _to_disk(aside)
         os.replace(aside, path)
         _to_disk(path.parent)
+    except OSError as e:
+        e.filename = e.filename or str(path)                                  # pyarrow does not say it
+        raise
     finally: aside.unlink(missing_ok=True)
 
 # %% ../nbs/11e_seen.ipynb #4ced7fb8

@@ -26,6 +26,7 @@ from .dynamics import LiveFigure, in_notebook, reward_histogram, save_figure, tr
 from .models import make_model
 from .batching import PackedCollator
 from .preemption import Preemption, mark, unmark
+from .durable import set_aside
 from .resume import compare, make_room, same_settings
 from .seen import keep_pairs, tokens_digest, write_pairs
 from .push import PromoteAndTagCallback
@@ -235,6 +236,8 @@ def _begin(c, p, t, notes): # The first change in the run directory
     if p.resume:
         keep_pairs(run, p.train)
         _say(p.resume.note, *notes, *make_room(run, p.resume, differs=bool(notes)))
+        try: read_json(run/'manifest.json')
+        except UsageError as e: _say(f"{e}; set aside as {set_aside(run/'manifest.json', 'damaged').name}")
     else: clear_run(run)
     unmark(run)
     _start(c, p, t)

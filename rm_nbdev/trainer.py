@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from torch.utils.data import Sampler
 from tqdm import tqdm
 from accelerate.utils import gather_object
 from fastcore.basics import patch
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from .config import read_json, write_text
 from .backbones import steady_length
 from .models import RewardModel, recompute_activations
@@ -101,9 +103,17 @@ def get_train_dataloader(self:PairTrainer):
     try: return Trainer.get_train_dataloader(self)
     finally: self.train_dataset,self.data_collator = ds,collate
 
+class _OfEpoch(Sampler): # An order that follows from seed and epoch alone, on all processes and for a run that goes on
+    def __init__(self, sampler, seed, epoch): self.sampler,self.seed,self.epoch = sampler,seed,epoch
+    def __len__(self): return len(self.sampler)
+    def __iter__(self):
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return iter(self.sampler)
+
 @patch
 def _get_train_sampler(self:PairTrainer, train_dataset=None): # One that looks for lengths wants the columns
-    return Trainer._get_train_sampler(self, getattr(train_dataset, 'ds', train_dataset))
+    s,a = Trainer._get_train_sampler(self, getattr(train_dataset, 'ds', train_dataset)),self.args
+    return _OfEpoch(s, a.seed if a.data_seed is None else a.data_seed, lambda: int(self.state.epoch or 0)) if isinstance(s, LengthGroupedSampler) else s
 
 @patch
 def _repacked(self:PairTrainer, batches): # The pairs of a step in micro-batches by tokens
