@@ -260,6 +260,7 @@ def write_text(
     try:
         tmp.write_text(text, encoding='utf-8')
         os.replace(tmp, path)
+    except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from e            # a full disk does not say which file it was
     finally: tmp.unlink(missing_ok=True)
     return path
 

@@ -29,9 +29,9 @@ def append_whole(
         size,data = os.fstat(f.fileno()).st_size,text.encode()
         try:
             while data: data = data[f.write(data):]
-        except OSError:
+        except OSError as e:
             f.truncate(size)
-            raise
+            raise OSError(e.errno, e.strerror, str(path)) from e
 
 class MetricsLog:
     "Appends events to a file of one JSON object a line"

@@ -28,7 +28,7 @@ from .metrics import MetricsLog
 from .prepare import training_arguments
 from .memory import plan_memory
 from .saving import SavingTrainer
-from .seen import Numbered, SeenLog
+from .seen import Numbered, SeenLog, seen_spans
 
 # %% ../nbs/12_trainer.ipynb #1c82f696
 class TrainingDiverged(RuntimeError):
@@ -223,10 +223,16 @@ class RunLog(TrainerCallback):
     def _open(self, path, folder, state):
         for n in ('metrics.jsonl', 'seen.jsonl'):
             if folder and not (path.parent/n).is_file() and (other := folder.parent/n).is_file(): write_text(path.parent/n, other.read_text(encoding='utf-8'))
+        if folder and state.global_step: self._gaps(path, state.global_step)
         if path.is_file(): drop_events(path, state.global_step if folder else -1)
         self.file,self.seen = MetricsLog(path),SeenLog(path.parent, state.global_step if folder else 0)
         extra = folder and read_json(folder/'run_state.json').get('extra')
         if folder and not extra and not has_event(path, state.global_step, 'save'): self._saved(state)
+
+    def _gaps(self, path, step): # What somebody has taken away cannot be written again
+        last = max((b for _,b in seen_spans(path.parent)), default=0) if (path.parent/'seen.jsonl').is_file() else 0
+        if last < step: print(f'{path.parent}/seen.jsonl: says nothing of steps {last+1} to {step}; rm-batches cannot list them', flush=True)
+        if not path.is_file(): print(f'{path}: is gone; the record begins after step {step}', flush=True)
 
     def _try(self, f, *args):
         try: f(*args)
