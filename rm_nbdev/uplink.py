@@ -25,7 +25,9 @@ def serve():
     "Do jobs from standard input until it closes"
     import queue
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(s, signal.SIG_IGN)
-    with contextlib.suppress(OSError): os.nice(19)
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(19)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))   # where there is such a thing: only what nobody else wants of a core
     out,jobs = os.fdopen(os.dup(1), 'w', encoding='utf-8'),queue.Queue()
     os.dup2(2, 1)                                                    # whatever prints must not mix with answers
     threading.Thread(target=_watch, args=(jobs, os.getppid()), daemon=True).start()
