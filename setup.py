@@ -1,4 +1,4 @@
-"The build reads its metadata from settings.ini and puts the training notebook into the wheel."
+"The build reads its metadata from settings.ini and puts the notebooks and small files that commands use into the wheel."
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
@@ -10,17 +10,19 @@ ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 
+shipped = ['train.ipynb', 'values.ipynb', 'lexicon.csv', 'families.yaml']  # Of `nbs`, used by the modules
+
 class BuildPy(build_py):
-    "Copies `nbs/train.ipynb` beside the modules of a wheel; an editable install finds the one of its checkout"
+    "Copies what is shipped beside the modules of a wheel; an editable install finds it in its checkout"
     def run(self):
         super().run()
         if not self.editable_mode:
-            self.copy_file(here/'nbs/train.ipynb', Path(self.build_lib)/cfg['lib_name']/'train.ipynb')
+            for f in shipped: self.copy_file(here/'nbs'/f, Path(self.build_lib)/cfg['lib_name']/f)
 
 class Sdist(sdist):
     "Holds what the build reads beside the modules, so that a wheel can be made of the source archive too"
     def make_release_tree(self, base_dir, files):
-        super().make_release_tree(base_dir, [*files, 'settings.ini', 'nbs/train.ipynb'])
+        super().make_release_tree(base_dir, [*files, 'settings.ini', *(f'nbs/{f}' for f in shipped)])
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],

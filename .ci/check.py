@@ -138,7 +138,7 @@ def check_wheel():
         site = Path(sh(venv/'bin/python', '-c', 'import site; print(site.getsitepackages()[0])').strip())
         sh(*pip, '--python', venv/'bin/python', 'install', '--no-index', '--no-deps', wheel)
         (site/'rest.pth').write_text(str(distribution('torch').locate_file('')))   # what the wheel needs, without the checkout
-        for f in 'train.ipynb', '__init__.py': need((site/cfg['lib_name']/f).exists(), f"the wheel lacks {cfg['lib_name']}/{f}")
+        for f in 'train.ipynb', 'values.ipynb', 'lexicon.csv', 'families.yaml', '__init__.py': need((site/cfg['lib_name']/f).exists(), f"the wheel lacks {cfg['lib_name']}/{f}")
         for line in cfg['console_scripts'].split():
             need('usage' in sh(venv/'bin'/line.split('=')[0], '--help', cwd=empty).lower(), f"{line}: --help has no usage")
         need(not list(empty.iterdir()), f"--help wrote files: {list(empty.iterdir())}")

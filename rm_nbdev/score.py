@@ -7,20 +7,20 @@ __all__ = ['SHAPES', 'PAIRS', 'row_shape', 'from_cells', 'row_rewards', 'Scored'
            'score_parser', 'main']
 
 # %% ../nbs/14c_score.ipynb #2f818c8d
-import contextlib, json, re, sys, tempfile, warnings
+import contextlib, json, re, sys, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 import pyarrow as pa, torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
-from transformers.utils import logging as hf_logging
 from .settings import opt
 from .config import UsageError, first_line
 from .flags import FlagFormatter, command
 from .sources import BadRow
 from .data import check_messages, check_text, message_pair, string_pair, unified_pair
 from .rewards import NO_TOKEN, RewardFunction, conversation_ids, group_rewards, pair_ids, refusal, too_long
+from .bases import quiet_loading, usable_device
 from .checkpoints import load_reward_model
 from .places import find_checkpoint
 from .tables import Contents, Input, check_output_file, chunks, format_of, open_input, open_output, survey
@@ -218,16 +218,10 @@ def score_parser(
 def _check_settings(a): # The device and the numbers
     for k in ('batch_tokens', 'max_length', 'lora_alpha'):
         if (v := getattr(a, k)) is not None and v < 1: raise UsageError(f'--{k} {v}: must be a whole number, 1 or more')
-    if a.device == 'auto': a.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try: torch.zeros(1, device=a.device).item()
-    except Exception as e: raise UsageError(f'--device {a.device}: cannot be used here ({first_line(e)}); use cpu, or leave the flag out') from None
+    a.device = usable_device(a.device)
 
 def _load(a, folder): # The reward model; what libraries have to say goes beside the rows
-    hf_logging.set_verbosity_error()
-    if not sys.stderr.isatty(): hf_logging.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter('ignore')                                          # what matters of a file is an error
-        rm = load_reward_model(folder, a.base_model, a.device, getattr(torch, a.dtype), a.lora_alpha, a.trust_remote_code)
+    with quiet_loading(): rm = load_reward_model(folder, a.base_model, a.device, getattr(torch, a.dtype), a.lora_alpha, a.trust_remote_code)
     return RewardFunction(*rm, a.max_length or rm.max_length, a.overlong or rm.overlong, a.batch_tokens)
 
 @command('rm-score')
