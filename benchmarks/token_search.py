@@ -1,0 +1,86 @@
+"""How fast every token of a vocabulary is scored as an answer, against batches of whole conversations
+
+    python benchmarks/token_search.py            # some three minutes on 2 cores
+    python benchmarks/token_search.py --quick    # fewer tokens and rounds: does it run?
+
+The plain way is stock: peft and transformers as they come, whole conversations in padded batches with their attention mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is
+computed within a round, and the table gives its median, lowest and highest. Rewards are compared first.
+"""
+import argparse, os, statistics, time
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from rm_nbdev.bases import add_lora, seeded
+from rm_nbdev.heads import ValueHead
+from rm_nbdev.models import GRM, RewardModel
+from rm_nbdev.scoring import score_groups
+from rm_nbdev.token_search import fan_rewards, merged
+from rm_nbdev.vocabulary import Fan, make_tails
+from bench import machine, number, spread, with_range
+
+VOCAB,BATCH = 8192,32
+
+def make(method, hidden=256, layers=4):
+    "A reward model with adapters, as trained"
+    with seeded(0):
+        cfg = LlamaConfig(vocab_size=VOCAB, hidden_size=hidden, intermediate_size=8*hidden//3, num_hidden_layers=layers, num_attention_heads=hidden//32, max_position_embeddings=2048, pad_token_id=0)
+        if method == 'bt': cfg.num_labels = 1
+        m = (AutoModelForSequenceClassification if method == 'bt' else AutoModelForCausalLM).from_config(cfg)
+        m = add_lora(m, None, ['q_proj', 'k_proj', 'v_proj', 'o_proj'])
+        for n,p in m.named_parameters():
+            if 'lora_B' in n: nn.init.normal_(p, std=.02)
+        model = (RewardModel(m) if method == 'bt' else GRM(m, ValueHead(hidden))).eval()
+    model.packs
+    return model
+
+@torch.no_grad()
+def plain(model, seqs):
+    "Stock: whole conversations, a batch at a time"
+    out = []
+    for i in range(0, len(seqs), BATCH):
+        ids = torch.tensor(seqs[i:i+BATCH])
+        mask = torch.ones_like(ids)
+        if model.method == 'bt': out.append(model.model(input_ids=ids, attention_mask=mask).logits[:,0])
+        else: out.append(model.v_head(model.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:,-1])[:,0])     # without the output layer, which no reward needs
+    return torch.cat(out)
+
+def variants(model, prefix, tails, sample):
+    seqs,fan = [prefix+t for t in tails],Fan(prefix, make_tails(tails))
+    def inside():
+        with merged(model): return fan_rewards(model, fan)
+    return {'plain: stock, batches of 32': (lambda: plain(model, seqs[:sample]), sample), 'kit: score (any responses)': (lambda: score_groups(model, [seqs])[0], len(seqs)),
+            'kit: token search, adapters apart': (lambda: fan_rewards(model, fan), len(seqs)), 'kit: token search': (inside, len(seqs))}
+
+def measure(name, model, prompt, closing, rounds, tokens):
+    with seeded(1): prefix = [1, *torch.randint(3, VOCAB, (prompt-1,)).tolist()]
+    todo = variants(model, prefix, [[t, *range(5, 5+closing)] for t in range(3, 3+tokens)], 64)
+    found = {k:f() for k,(f,_) in todo.items()}
+    want = found['plain: stock, batches of 32']
+    worst = max((r[:len(want)]-want).abs().max().item() for r in found.values())
+    if worst > 1e-5: raise SystemExit(f'{name}: rewards differ by {worst:.1e}')
+    speed = {k:[] for k in todo}
+    for i in range(rounds):
+        for k in [*todo][i%4:] + [*todo][:i%4]:
+            began = time.perf_counter(); todo[k][0]()
+            speed[k].append(todo[k][1]/(time.perf_counter()-began))
+    first = speed['plain: stock, batches of 32']
+    rows = [dict(zip(('variant', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'), (k, *spread(v), *spread([b/a for a,b in zip(first, v)])))) for k,v in speed.items()]
+    for r in rows: print(f"| {name} | {r['variant']} | {with_range(r, 'median', 'low', 'high')} | {with_range(r, 'ratio', 'ratio_low', 'ratio_high')} |", flush=True)
+    return {r['variant']:r['ratio'] for r in rows},worst
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--quick', action='store_true', help='fewer tokens and rounds; figures mean little')
+    a = p.parse_args()
+    print(f'{machine()}; load {os.getloadavg()[0]:.1f}\n\n| | | tokens/s | × |\n|---|---|---|---|')
+    out,began = {},time.perf_counter()
+    for method in ('bt', 'grm'):
+        model = make(method)
+        for prompt,closing in ((200, 0), (200, 1), (200, 2), (30, 2)):
+            name = f'{method}, prompt of {prompt} tokens, answers of 1 + {closing} closing'
+            out[name] = measure(name, model, prompt, closing, 2 if a.quick else 5, 500 if a.quick else 8000)
+    worst = max(w for _,w in out.values())
+    print(f"\nrewards of all variants within {worst:.0e}; token search {', '.join(number(o['kit: token search'])+'x' for o,_ in out.values())} the plain way; {time.perf_counter()-began:.0f} s")
+
+if __name__ == '__main__': main()
