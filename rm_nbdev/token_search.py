@@ -68,12 +68,12 @@ def _own_scores(q, k, scale, softcap, window, places): # (heads, answers, asked,
 def _together(part, w, v): # One softmax over the prompt's part (None: nothing of it is seen) and own scores
     most = w.amax(-1) if part is None else torch.maximum(w.amax(-1), part[1])
     e = (w - most[...,None]).exp()
-    total,out = e.sum(-1),0
-    if part is not None:
-        z = (part[1] - most).exp()
-        total,out = total + z,part[0]*z[...,None]
-    for j in range(v.shape[2]): out = out + e[...,j,None]*v[:,:,j:j+1]
-    return out/total[...,None]
+    z = 0 if part is None else (part[1] - most).exp()
+    total = z + e.sum(-1)
+    e = (e/total[...,None]).unsqueeze(-1)
+    out = torch.zeros(*w.shape[:3], v.shape[-1], dtype=w.dtype, device=w.device) if part is None else part[0]*(z/total)[...,None]
+    for j in range(v.shape[2]): out.addcmul_(e[...,j,:], v[:,:,j:j+1].to(w.dtype))
+    return out
 
 def fan_attention(
     q:torch.Tensor,           # Queries; (heads, answers, asked, size), the last `asked` places of each answer
@@ -132,7 +132,7 @@ def _asking(backbone): # Inside the block the backbone's attention is this one
     finally:
         for c,w in zip(configs, was): c._attn_implementation = w
 
-TOKENS = 1536  # Of answers in a forward pass on a CPU: more leave its cache, fewer do not fill it
+TOKENS = 1024  # Of answers in a forward pass on a CPU: more leave its cache, fewer do not fill it
 
 def _run(model, ids, first, rows, **kw): # Last hidden states of a row; (1, tokens, hidden)
     dev = next(model.parameters()).device
