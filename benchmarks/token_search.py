@@ -1,12 +1,13 @@
 """How fast every token of a vocabulary is scored as an answer, against batches of whole conversations
 
-    python benchmarks/token_search.py            # some three minutes on 2 cores
+    python benchmarks/token_search.py            # some three minutes on 2 cores; writes results/token_search.csv and .md
     python benchmarks/token_search.py --quick    # fewer tokens and rounds: does it run?
 
 The plain way is stock: peft and transformers as they come, whole conversations in padded batches with their attention mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is
 computed within a round, and the table gives its median, lowest and highest. Rewards are compared first.
 """
-import argparse, os, statistics, time
+import argparse, csv, os, tempfile, time
+from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from rm_nbdev.models import GRM, RewardModel
 from rm_nbdev.scoring import score_groups
 from rm_nbdev.token_search import fan_rewards, merged
 from rm_nbdev.vocabulary import Fan, make_tails
-from bench import machine, number, spread, with_range
+from bench import HERE, machine, number, spread, with_range
 
 VOCAB,BATCH = 8192,32
 
@@ -66,21 +67,35 @@ def measure(name, model, prompt, closing, rounds, tokens):
             speed[k].append(todo[k][1]/(time.perf_counter()-began))
     first = speed['plain: stock, batches of 32']
     rows = [dict(zip(('variant', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'), (k, *spread(v), *spread([b/a for a,b in zip(first, v)])))) for k,v in speed.items()]
-    for r in rows: print(f"| {name} | {r['variant']} | {with_range(r, 'median', 'low', 'high')} | {with_range(r, 'ratio', 'ratio_low', 'ratio_high')} |", flush=True)
-    return {r['variant']:r['ratio'] for r in rows},worst
+    for r in rows: print(as_row(name, r), flush=True)
+    return rows,worst
+
+def as_row(name, r): return f"| {name} | {r['variant']} | {with_range(r, 'median', 'low', 'high')} | {with_range(r, 'ratio', 'ratio_low', 'ratio_high')} |"
+
+def save(head, out, worst, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder/'token_search.csv').open('w', newline='', encoding='utf-8') as f:
+        w = csv.writer(f, lineterminator='\n')
+        w.writerow(['size', 'variant', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'])
+        for name,rows in out.items(): w.writerows([name, r['variant'], *(f'{r[k]:.4g}' for k in ('median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'))] for r in rows)
+    text = [head, '', f'Tokens a second, median (low–high) of the rounds; × against the first line, computed round by round. Rewards of all variants within {worst:.0e}.', '', '| | | tokens/s | × |', '|---|---|---|---|']
+    (folder/'token_search.md').write_text('\n'.join(text + [as_row(n, r) for n,rows in out.items() for r in rows]) + '\n', encoding='utf-8')
+    return folder/'token_search.csv'
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--quick', action='store_true', help='fewer tokens and rounds; figures mean little')
+    p.add_argument('--output', type=Path, help='folder of token_search.csv and .md; without it `results/` beside this file, or a fresh temporary one with --quick')
     a = p.parse_args()
-    print(f'{machine()}; load {os.getloadavg()[0]:.1f}\n\n| | | tokens/s | × |\n|---|---|---|---|')
-    out,began = {},time.perf_counter()
+    head,worst,out,began = f'{machine()}; load {os.getloadavg()[0]:.1f}',0.,{},time.perf_counter()
+    print(f'{head}\n\n| | | tokens/s | × |\n|---|---|---|---|')
     for method in ('bt', 'grm'):
         model = make(method)
         for prompt,closing in ((200, 0), (200, 1), (200, 2), (30, 2)):
-            name = f'{method}, prompt of {prompt} tokens, answers of 1 + {closing} closing'
-            out[name] = measure(name, model, prompt, closing, 2 if a.quick else 5, 500 if a.quick else 8000)
-    worst = max(w for _,w in out.values())
-    print(f"\nrewards of all variants within {worst:.0e}; token search {', '.join(number(o['kit: token search'])+'x' for o,_ in out.values())} the plain way; {time.perf_counter()-began:.0f} s")
+            name = f"`{method}`, prompt of {prompt} tokens, {1+closing} token{'s' if closing else ''} an answer"
+            out[name],w = measure(name, model, prompt, closing, 2 if a.quick else 5, 500 if a.quick else 8000)
+            worst = max(worst, w)
+    file = save(head, out, worst, a.output or (Path(tempfile.mkdtemp(prefix='bench-')) if a.quick else HERE/'results'))
+    print(f"\nrewards of all variants within {worst:.0e}; token search {', '.join(number(rows[-1]['ratio'])+'x' for rows in out.values())} the plain way; {time.perf_counter()-began:.0f} s -> {file}")
 
 if __name__ == '__main__': main()

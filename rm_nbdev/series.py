@@ -6,7 +6,7 @@
 __all__ = ['Point', 'step_of', 'find_series', 'identity', 'Series']
 
 # %% ../nbs/18d_series.ipynb #387bcfd3
-import fnmatch, hashlib, json, re
+import fnmatch, hashlib, json, re, sys, threading
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -37,11 +37,23 @@ def step_of(
     step = read_json(Path(folder)/'trainer_state.json').get('global_step')
     return step if type(step) is int else None
 
+def _within(seconds, ask): # What a call gives; TimeoutError for one that does not come back, which the client itself would wait for
+    out = []
+    def run():
+        try: out.append((ask(), None))
+        except Exception as e: out.append((None, e))
+    t = threading.Thread(target=run, daemon=True)
+    t.start(); t.join(seconds)
+    if not out: raise TimeoutError
+    if out[0][1]: raise out[0][1]
+    return out[0][0]
+
 def _step_tags(id): # Tags of a repository that end in step-N, ascending; of its cache where the Hub is out of reach
-    try: names = [t.name for t in HfApi().list_repo_refs(id).tags]
+    try: names = [t.name for t in _within(20, lambda: HfApi().list_repo_refs(id)).tags]
     except Exception:
         refs = Path(constants.HF_HUB_CACHE)/f"models--{id.replace('/', '--')}"/'refs'
         names = [o.relative_to(refs).as_posix() for o in refs.rglob('*') if o.is_file()]
+        if names: print(f'{id}: the Hub does not say its tags; those in the cache are taken', file=sys.stderr, flush=True)
     return sorted((n for n in names if re.search(r'(?:^|-)step-\d+$', n)), key=lambda n: (re.sub(r'step-\d+$', '', n), int(n.rpartition('-')[2])))
 
 def _is_repo(text): return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', text))
@@ -67,6 +79,8 @@ def _says(folder): # What a checkpoint says of itself
     info,adapter = read_json(folder/'reward_model.json'),read_json(folder/'adapter_config.json')
     return dict(base=str(info.get('base_model') or adapter.get('base_model_name_or_path') or ''), method=info.get('method'), kind=info.get('kind'))
 
+def _kind(said): return f"{said['method']} {said['kind']}" if said['method'] else "without a reward_model.json (incomplete, or of the original's)"
+
 _TEXT = ('tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', 'tokenizer.model')
 
 def _tokenizer_files(folder): return {n:sha256(folder/n) for n in _TEXT if (folder/n).is_file()}
@@ -78,7 +92,7 @@ def _check(points, base_model): # `UsageError` if they do not belong together
         if other['base'] != said['base'] and not base_model:
             raise UsageError(f"checkpoints of different bases: {first.name} belongs to {said['base'] or '(no base named)'}, {p.name} to {other['base'] or '(no base named)'}; score each base by itself, with an --output of its own (or name the base with --base_model if it has only moved)")
         if (other['method'], other['kind']) != (said['method'], said['kind']):
-            raise UsageError(f"checkpoints of different kinds: {first.name} is {said['method']} {said['kind']}, {p.name} is {other['method']} {other['kind']}; score them by themselves")
+            raise UsageError(f"checkpoints of different kinds: {first.name} is {_kind(said)}, {p.name} is {_kind(other)}; score them by themselves")
     for p in points[1:]:
         if _tokenizer_files(p.folder) != _tokenizer_files(first.folder): raise UsageError(f'{p.name}: its tokenizer or chat template is not that of {first.name}; score them by themselves')
 
@@ -115,10 +129,12 @@ def identity(
     base:str|None=None,  # Folder or id of its base
 )->str:                  # 16 hexadecimal digits
     "What a checkpoint is, whatever its place"
+    base = base or _says(point.folder)['base']
     where = Path(base).expanduser() if base else None
     info = {k:v for k,v in read_json(point.folder/'reward_model.json').items() if k in ('method', 'kind', 'head', 'pad_token_id', 'max_length', 'overlong')}
     files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(where) if f.is_file()] if where and where.is_dir() else []
-    return hashlib.sha256(json.dumps([_hashes(point.folder), info, str(base), files]).encode()).hexdigest()[:16]
+    configs = [sha256(f/n) for f in (point.folder, where) if f for n in ('config.json', *_TEXT) if (f/n).is_file()]
+    return hashlib.sha256(json.dumps([_hashes(point.folder), info, str(base), files, configs]).encode()).hexdigest()[:16]
 
 # %% ../nbs/18d_series.ipynb #2a201068
 _NOT_SHAPE = ('base_model_name_or_path', 'inference_mode', 'revision', 'peft_version', 'auto_mapping', 'task_type')

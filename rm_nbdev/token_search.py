@@ -8,6 +8,7 @@ __all__ = ['AT_ONCE', 'NAME', 'TOKENS', 'prompt_part', 'fan_attention', 'Rows', 
 
 # %% ../nbs/18c_token_search.ipynb #9c4c8441
 import contextlib
+from collections import Counter
 from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
@@ -173,7 +174,8 @@ def merged(
     model,     # `RewardModel`; without adapters nothing is done
 ):
     "Inside the block the adapters are part of the weights; afterwards the base's weights are the very same as before"
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not m.merged]
+    uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not m.merged and all(uses[id(p)] == 1 for p in m.get_base_layer().parameters(recurse=False))]
     own = [(m, [(p, p.data) for p in m.get_base_layer().parameters(recurse=False)]) for m in layers]
     try:
         for m,kept in own:

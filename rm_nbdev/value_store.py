@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'Part', 'part_name', 'read_part', 'whole_file', 'sweep_parts', 'write_part', 'write_tables']
 
 # %% ../nbs/18da_value_store.ipynb #43174b95
-import contextlib, hashlib, json, os, sys
+import contextlib, hashlib, json, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
@@ -55,7 +55,8 @@ def sweep_parts(
 ):
     "Remove what a killed process was writing"
     for p in (*Path(folder).glob('.values*.parquet.*'), *Path(folder).glob('parts/*/.*.parquet.*')):
-        if not Path(f"/proc/{p.name.rpartition('.')[2]}").exists(): p.unlink(missing_ok=True)
+        old = time.time() - p.stat().st_mtime > 3600 if p.exists() else False                # another machine's process may be at it
+        if old and not Path(f"/proc/{p.name.rpartition('.')[2]}").exists(): p.unlink(missing_ok=True)
 
 def write_part(
     path,     # File
