@@ -88,7 +88,8 @@ def family_figure(
         ax.text((len(colors)-1)/2, .98, drawable(_stars(tests, category, row)), transform=ax.get_xaxis_transform(), ha='center', va='top', zorder=5)
     for block in blocks:
         for row in rows:
-            rank_axis([axs[c,row] for c in block], df[df.category.isin(block) & (df.framing==row)].median_rank, of, f'{row} prompts\nmedian rank' if row else 'median rank')
+            rank_axis([axs[c,row] for c in block], df[df.category.isin(block) & (df.framing==row)].median_rank, of, f'{row} prompts\nmedian rank' if row else 'other prompts\nmedian rank' if rows[1:] else 'median rank')
+    fig.supxlabel('diamonds: mean ± standard error; pale: each model', fontsize='small')
     return fig
 
 def _grid(blocks, rows, families): # Axes by category and framing; a row shares its ranks

@@ -14,6 +14,7 @@ from .config import UsageError
 from .flags import command
 from .lexicons import coverage, read_lexicons
 from .rank_report import csv_text, report_tables, whole_rankings, write_frame, write_report
+from .prompts import by_asking
 from .ranks import VARIANTS, median_ranks, ranked
 from .score_tables import RANKS, find_tables, last_ranks, read_ranks, read_scores, read_vocabulary, shared_vocabulary, table_names
 from .table_rows import unknown
@@ -59,14 +60,17 @@ def last_table(
     found:dict,           # From `matched`
 )->str:                   # Lines of a table
     "Each model's median ranks at its last step"
-    last = last_ranks(ranks)
-    prompts = last.groupby('model', sort=False).prompt.nunique()
-    wide = last.groupby(['model', 'category'], sort=False).median_rank.mean().unstack('category')[list(last.category.unique())]
-    step = last.groupby('model', sort=False).step.max()
-    head = ['model', 'step', 'prompts', 'words', 'tokens', *wide]
-    rows = [[m, f'{step[m]}' if pd.notna(step[m]) else '-', f'{prompts[m] or "-"}', *found.get(m, ('-', '-')), *(f'{v:.1f}' if pd.notna(v) else '-' for v in wide.loc[m])] for m in prompts.index]
+    parts,rows = by_asking(last := last_ranks(ranks)),[]
+    names = list(last.category.unique())
+    for asking,part in parts.items():
+        prompts = part.groupby('model', sort=False).prompt.nunique()
+        wide = part.groupby(['model', 'category'], sort=False).median_rank.mean().unstack('category').reindex(columns=names)
+        step = part.groupby('model', sort=False).step.max()
+        kind = dict(positive='best', negative='worst').get(asking)
+        rows += [[m, *([kind if prompts[m] else '-'] if asking else []), f'{step[m]}' if pd.notna(step[m]) else '-', f'{prompts[m] or "-"}', *found.get(m, ('-', '-')), *(f'{v:.1f}' if pd.notna(v) else '-' for v in wide.loc[m])] for m in prompts.index]
+    head = ['model', *(['asks for'] if '' not in parts else []), 'step', 'prompts', 'words', 'tokens', *names]
     width = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    over = ', the mean over prompts' if (prompts > 1).any() else ''
+    over = ', the mean over prompts' if (last.groupby('model').prompt.nunique() > 1).any() else ''
     return '\n'.join([f'median rank at the last step (1: the highest reward){over}', *('  '.join([f'{r[0]:{width[0]}}', *(f'{c:>{w}}' for c,w in zip(r[1:], width[1:]))]) for r in (head, *rows))])
 
 # %% ../nbs/19g_rank_command.ipynb #c9b3ba34

@@ -57,7 +57,10 @@ def _no_ids(n): return pd.arrays.IntegerArray(np.ones(n, np.int64), np.ones(n, b
 def _averaged(df): # One row for each word, in the order in which words appear
     codes,first = groups(df, [*GROUP, 'word'])
     out = df.iloc[first].reset_index(drop=True)
-    return out.assign(reward=np.bincount(codes, df.reward)/np.bincount(codes), token_id=_no_ids(len(out)), token_decoded=out.word)
+    order = np.lexsort((df.reward, codes))                                            # sums that do not depend on the order of rows
+    mean = np.bincount(codes[order], df.reward.to_numpy()[order])/np.bincount(codes)
+    scale = 2.**np.frexp(np.abs(mean).max(initial=0))[1]                              # equal means of decimals differ in their last bits; ranks should not
+    return out.assign(reward=np.round(mean/scale, 12)*scale, token_id=_no_ids(len(out)), token_decoded=out.word)
 
 def ranked(
     scores:pd.DataFrame,       # From `read_scores`
