@@ -1,6 +1,6 @@
 """How fast every token of a vocabulary is scored as an answer, against batches of whole conversations
 
-    python benchmarks/token_search.py            # some three minutes on 2 cores; writes results/token_search.csv and .md
+    python benchmarks/token_search.py            # some ten minutes on 2 cores; writes results/token_search.csv and .md
     python benchmarks/token_search.py --quick    # fewer tokens and rounds: does it run?
 
 The plain way is stock: peft and transformers as they come, whole conversations in padded batches with their attention mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is
