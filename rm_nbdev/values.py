@@ -158,8 +158,8 @@ def _score(work, todo, series, merge, batch_tokens, tell): # Make the parts that
             with quiet_loading(): rm = series.load(point)
             rm.batch_tokens = batch_tokens
             if texts is None: texts = AnswerTexts(rm.tokenizer, work.answers)
-            fan = fans.setdefault(parts[0].prompt, None) or texts.fan(work.prompts[parts[0].prompt])
-            fans[parts[0].prompt] = fan
+            if (first := parts[0].prompt) not in fans: fans[first] = texts.fan(work.prompts[first])
+            fan = fans[first]
             short = not slow and series.how[2] is torch.float32 and rm.model.packs and not (rm.max_length and fan.longest > rm.max_length)
             if slow: rm.model.packs = False
             if not _at(rm, parts, work, texts, fans, merge and not slow, bar.update, plain_few(rm, fan) if short else None):
@@ -176,7 +176,7 @@ def _tokenizer(series, points, trust): # The series' tokenizer, without its mode
     try: return load_tokenizer(str(folder), trust_remote_code=trust)
     except UsageError as e: raise UsageError(str(e).removeprefix('--base_model ')) from e
 
-def _known_words(tok, words, cands): # How many of a lexicon's words the tokenizer can write; `UsageError` if none
+def _known_words(tok, words): # How many of a lexicon's words the tokenizer can write; `UsageError` if none
     if not words or tok.unk_token_id is None: return len(words)
     known = sum(tok.unk_token_id not in ids for ids in tok(list(words), add_special_tokens=False).input_ids)
     if not known: raise UsageError(f'--lexicon: 0 of its {len(words)} words are in the vocabulary ({words[0]!r} and all others are unknown to this tokenizer); take a lexicon in its language')
@@ -224,7 +224,7 @@ def value_run(
     dt,merge = getattr(torch, dtype),dtype == 'float32' if merge is None else merge
     series = Series(base_model, device, dt, lora_alpha, trust_remote_code)
     with quiet_loading(): tok = _tokenizer(series, points, trust_remote_code)
-    known = _known_words(tok, words, None)
+    known = _known_words(tok, words)
     if known < len(words): tell(f'{len(words)-known} of {len(words)} words of the lexicon are unknown to the tokenizer and read alike')
     cands = candidates(tok, words, vocab)
     work = _Work(points, asked, cands, answer, folder, base_model, (dtype, bool(merge), lora_alpha))
