@@ -11,7 +11,6 @@ __all__ = ['RULES', 'MINIATURE', 'TEXT_METRICS', 'DEFAULT_WEIGHT', 'UsageError',
 import difflib, json, math, os, re, types, typing
 from pathlib import Path
 from typing import Literal
-import yaml
 from .settings import METHODS, SECRETS, all_settings, own_settings, plain
 
 # %% ../nbs/00a_config.ipynb #c4193df3
@@ -279,6 +278,7 @@ def save_config(
     path,          # File, usually `config.yaml` in the run directory
 )->Path:           # The file
     "Write every setting as YAML"
+    import yaml
     return write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
 def load_config(
@@ -287,6 +287,7 @@ def load_config(
     **changes,       # Settings that take the place of those in the file
 )->Config:           # The same settings
     "Read settings back"
+    import yaml                                      # here, so that a command without it can still say what is missing
     try: d = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except OSError as e: raise UsageError(f'{path}: cannot be read ({e.strerror}); give a config.yaml') from None
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise UsageError(f'{path}: not YAML ({str(e).splitlines()[0]})') from None

@@ -7,7 +7,7 @@ __all__ = ['COLORS', 'GREY', 'Picture', 'log2_steps', 'run_labels', 'training_fi
            'in_notebook', 'LiveFigure', 'main']
 
 # %% ../nbs/10_dynamics.ipynb #fa674dcd
-import argparse, io, math, os, sys
+import io, math, os, sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 
 from .config import TEXT_METRICS, UsageError
 from .flags import command
+from .commands import plot_flags
 from .metrics import curve, read_metrics
 
 # %% ../nbs/10_dynamics.ipynb #75c323f8
@@ -215,23 +216,11 @@ def _stem(runs:list[Path], output:str|None)->Path:
     return out.with_suffix('') if out.suffix.lower() in ('.png','.svg') else out/name
 
 # %% ../nbs/10_dynamics.ipynb #d2c839b2
-_EXAMPLES = """examples:
-  rm-plot runs/demo                               runs/demo/plots/training.png and .svg
-  rm-plot runs/seed-1 runs/seed-2 runs/seed-3     comparison.png and .svg in the current folder
-  rm-plot runs/seed-* --output figures/seeds.png  figures/seeds.png and figures/seeds.svg"""
-
-@command('rm-plot')
+@command('rm-plot', plot_flags)
 def main(
-    argv:list[str], # Words of the command line
-):                  # Exit code 0; 2 for bad input
+    args, # Flags
+):        # Exit code 0; 2 for bad input
     "`rm-plot RUN...`"
-    p = argparse.ArgumentParser(prog='rm-plot', formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES,
-        description='Draw loss, accuracy and margin over the steps of one run, or of several side by side, as PNG and SVG.\n'
-        'Runs that learned from text get a second row: both terms of the loss, DPO accuracy, log-probabilities.')
-    p.add_argument('runs', metavar='RUN', nargs='+', help='run directory: the folder that holds metrics.jsonl')
-    p.add_argument('--output', metavar='FOLDER_OR_FILE', help='where to put the picture: a folder, or a file ending in .png or .svg (default: '
-                   'RUN/plots for one run, the current folder for several)')
-    args = p.parse_args(argv)
     runs = list({Path(r).resolve():Path(r) for r in args.runs}.values())
     if empty := [str(r) for r in runs if not len(read_metrics(r))]: raise UsageError(f'{", ".join(empty)}: metrics.jsonl holds no event yet')
     figs,stem = [training_figure(runs)],_stem(runs, args.output)

@@ -4,27 +4,35 @@
 
 # %% auto #0
 __all__ = ['rm_train', 'rm_run', 'rm_plot', 'rm_readme', 'rm_batches', 'rm_score', 'rm_upload', 'rm_values', 'rm_ranks',
-           'rm_logprobs', 'EXAMPLES', 'command', 'FlagFormatter', 'flag_parser', 'parse_flags', 'parameters_text']
+           'rm_logprobs', 'rm_doctor', 'EXAMPLES', 'command', 'FlagFormatter', 'show', 'make_parser', 'flag_parser',
+           'parse_flags', 'parameters_text']
 
 # %% ../nbs/00b_flags.ipynb #82e604aa
 import contextlib, functools, importlib, os, sys, typing
-from argparse import SUPPRESS, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import fields
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Literal
-from .settings import METHODS, all_settings, groups, own_settings, transformers_settings
-from .config import Config, UsageError, changed, load_config, not_known, options
+from . import __version__
+from .settings import METHODS, all_settings, groups, own_settings, source_file, transformers_settings
+from .config import Config, UsageError, changed, first_line, load_config, not_known, options
 
 # %% ../nbs/00b_flags.ipynb #cd51eb08
 def command(
-    prog:str, # Name of the command, for messages
-):            # Decorator of `main(argv)`; the decorated one takes the process's words if none are given
-    "The exit codes that shells and schedulers rely on: 2 for bad input, 130 for an interrupt, 1 for a disk that is full; each with one line"
+    prog:str,   # Name of the command, for messages
+    parse=None, # Makes of the command's words what `main` takes; without it `main` takes the words
+):              # Decorator of `main`; the decorated one takes the process's words if none are given
+    "The exit codes that shells and schedulers rely on: 2 for bad input, 130 for an interrupt, 1 for a disk that is full or a package that is not there; each with one line"
     def _wrap(main):
         @functools.wraps(main)
         def _main(argv:list[str]|None=None):
-            try: return main(sys.argv[1:] if argv is None else argv)
+            words = sys.argv[1:] if argv is None else argv
+            try: return main(parse(words) if parse else words)
             except UsageError as e: msg,code = ' '.join(str(e).split()),2            # one line, whatever a path or a library put in it
             except KeyboardInterrupt: msg,code = 'interrupted; what was saved stays',130
+            except ImportError as e:
+                if (e.name or '').split('.')[0] == 'rm_nbdev': raise
+                msg,code = f'{first_line(e)}; rm-doctor says what is missing and how to install it',1
             except OSError as e: msg,code = f'{e.filename or "output"}: {e.strerror or e}; what was saved stays',1
             with contextlib.suppress(OSError): print(f'\n{prog}: {msg}' if code == 130 else f'{prog}: {msg}', file=sys.stderr, flush=True)
             raise SystemExit(code)
@@ -32,17 +40,74 @@ def command(
     return _wrap
 
 # %% ../nbs/00b_flags.ipynb #96c953ae
-def _script(prog, module): # Console script that imports its room when it is called
-    @command(prog)
-    def _run(argv): return importlib.import_module(f'rm_nbdev.{module}').main(argv)
+def _script(prog, module): # Console script
+    def _parse(argv): return importlib.import_module('rm_nbdev.commands').PARSERS[prog](argv)
+    @command(prog, _parse)
+    def _run(flags): return importlib.import_module(f'rm_nbdev.{module}').main.__wrapped__(flags)
     return lambda: _run()
 
 rm_train,rm_run,rm_plot,rm_readme = (_script(*o) for o in (('rm-train', 'train'), ('rm-run', 'runs'), ('rm-plot', 'dynamics'), ('rm-readme', 'readme')))
 rm_batches,rm_score,rm_upload = (_script(*o) for o in (('rm-batches', 'batches'), ('rm-score', 'score'), ('rm-upload', 'upload')))
 rm_values,rm_ranks,rm_logprobs = (_script(*o) for o in (('rm-values', 'values'), ('rm-ranks', 'rank_command'), ('rm-logprobs', 'logprobs')))
+rm_doctor = _script('rm-doctor', 'doctor')
 
 # %% ../nbs/00b_flags.ipynb #bd26f5ff
-EXAMPLES = """examples:
+class FlagFormatter(RawDescriptionHelpFormatter): # One spelling of each flag, its type, its default
+    def __init__(self, prog): super().__init__(prog, max_help_position=30, width=110)
+    def _get_default_metavar_for_optional(self, a):
+        return dict(string_to_bool='BOOL', int='INT', float='NUMBER').get(getattr(a.type, '__name__', ''), 'TEXT')
+    def _format_action_invocation(self, a):
+        if not a.option_strings: return super()._format_action_invocation(a)
+        args = '' if a.nargs == 0 else ' ' + self._format_args(a, self._get_default_metavar_for_optional(a))
+        short,long = ([o for o in a.option_strings if o.startswith('--') == l] for l in (False, True))
+        return ', '.join([*short, *long[:1]]) + args
+    def _get_help_string(self, a):
+        d = ' '.join(a.default) if isinstance(a.default, list) else repr(a.default) if a.default == '' else a.default
+        said = '' if a.default in (SUPPRESS, None, []) else f' (default: {d})'
+        return f"{a.help or ''}{said}".replace('%%', '%').replace('%', '%%')
+
+def show(
+    text:str,  # For people
+    file=None, # Standard output if None
+):
+    "Print, whatever is at the other end: a pipe that has seen enough, or an encoding that lacks a letter"
+    out = file or sys.stdout
+    if out is None: return
+    try:
+        try: out.write(text)
+        except UnicodeEncodeError: out.write(text.encode(out.encoding, 'replace').decode(out.encoding))
+        out.flush()
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())        # nothing more to say at the end
+
+# %% ../nbs/00b_flags.ipynb #9870407e
+@functools.cache
+def _parser_of_settings(): # `HfArgumentParser`
+    try:
+        spec = spec_from_file_location('transformers.hf_argparser', source_file('transformers.hf_argparser'))
+        spec.loader.exec_module(m := module_from_spec(spec))
+        return m.HfArgumentParser
+    except Exception:                                              # in a version where it needs more
+        from transformers import HfArgumentParser
+        return HfArgumentParser
+
+def make_parser(
+    prog:str,      # Name of the command, perhaps with a method
+    usage:str,     # What follows it
+    about:str,     # What it does, in a sentence
+    examples:str,  # Lines of commands
+    notes:str='',  # What stands between the flags and the examples
+    settings=(),   # Dataclasses whose fields are flags
+):                 # An `ArgumentParser` that raises `UsageError`
+    "The parser of a command: its help in the one style, `--version`, and what bad words come to"
+    own = dict(prog=prog, usage=f'{prog} {usage}', description=about, epilog=f'{notes.strip()}\n\nexamples:\n{examples.strip(chr(10))}'.strip(), allow_abbrev=False, formatter_class=FlagFormatter)
+    p = _parser_of_settings()(list(settings), **own) if settings else ArgumentParser(**own)
+    p.add_argument('--version', action='version', version=f'{prog.split()[0]} {__version__}', help='show the version and exit')
+    def _error(msg): raise UsageError(f'{msg} (see {prog} --help)')
+    p.error,p._print_message = _error,show
+    return p
+
+# %% ../nbs/00b_flags.ipynb #0a3ac40c
+EXAMPLES = """
   rm-train bt --base_model miniature                       the embedded default: no network, under a minute
   rm-train bt --base_model Qwen/Qwen2.5-3B-Instruct --dataset llm-blender/Unified-Feedback --dataset_step_size 64 \\
       --per_device_train_batch_size 4 --gradient_accumulation_steps 4 --use_log_overlay True --output_dir runs/qwen-64
@@ -51,37 +116,23 @@ EXAMPLES = """examples:
       --dataset Skywork/Skywork-Reward-Preference-80K-v0.2 --output_dir runs/gemma-grm
 """
 
-class FlagFormatter(RawDescriptionHelpFormatter): # One spelling of each flag, its type, its default
-    def __init__(self, prog): super().__init__(prog, max_help_position=30, width=110)
-    def _get_default_metavar_for_optional(self, a):
-        return dict(string_to_bool='BOOL', int='INT', float='NUMBER').get(getattr(a.type, '__name__', ''), 'TEXT')
-    def _format_action_invocation(self, a):
-        args = '' if a.nargs == 0 else ' ' + self._format_args(a, self._get_default_metavar_for_optional(a))
-        return ', '.join(o for o in a.option_strings if '-' not in o[2:]) + args
-    def _get_help_string(self, a):
-        d = ' '.join(a.default) if isinstance(a.default, list) else repr(a.default) if a.default == '' else a.default
-        return a.help or '' if a.default in (SUPPRESS, None) else f'{a.help} (default: {d})'.replace('%%', '%').replace('%', '%%')
-
 def _or_none(t): # `--save_total_limit None` says no limit
     def _parse(s): return None if s in ('None', 'none') else t(s)
     _parse.__name__ = t.__name__
     return _parse
 
-# %% ../nbs/00b_flags.ipynb #9870407e
+# %% ../nbs/00b_flags.ipynb #78018784
 def flag_parser(
-    prog:str='rm-train bt',  # Name shown in help
-    epilog:str=EXAMPLES,     # Text after the flags
-    method:str|None='bt',    # Training method whose flags it knows; None: all
-):                           # An `HfArgumentParser` that raises `UsageError`
+    prog:str='rm-train bt',     # Name shown in help
+    examples:str=EXAMPLES,      # Lines of commands
+    method:str|None='bt',       # Training method whose flags it knows; None: all
+    about:str='Train a reward model on preference pairs.', notes:str='', # As for `make_parser`
+):                              # An `HfArgumentParser` that raises `UsageError`
     "The parser of every setting, grouped"
-    from transformers import HfArgumentParser
-    p = HfArgumentParser([*groups(method), transformers_settings()], prog=prog, epilog=epilog, allow_abbrev=False,
-        usage=f'{prog} [flags]', description='Train a reward model on preference pairs.', formatter_class=FlagFormatter)
+    p = make_parser(prog, '[flags]', about, examples, notes, [*groups(method), transformers_settings()])
     p.add_argument('--config', metavar='FILE', help='YAML file of settings, such as the config.yaml of a run; flags win over it')
-    def _error(msg): raise UsageError(f'{msg} (see {prog} --help)')
-    p.error = _error
     optional = {k for k,(t,_,_) in all_settings(method).items() if type(None) in options(t)}
-    switches = {k for k,(t,_,_) in own_settings(method).items() if {*options(t)} == {bool, type(None)}}
+    switches = [k for k,(t,_,_) in own_settings(method).items() if {*options(t)} == {bool, type(None)}]
     for k in switches: p.add_argument(f'--no_{k}', f"--no-{k.replace('_', '-')}", dest=k, action='store_false')
     for a in p._actions:
         if a.dest in optional and a.type in (int, float): a.type = _or_none(a.type)

@@ -8,12 +8,13 @@ __all__ = ['BATCH', 'prompt_ids', 'next_logps', 'logp_table', 'fingerprint', 'wr
            'mwlr_agreement', 'read_logps']
 
 # %% ../nbs/19d_logprobs.ipynb #6275f3ab
-import argparse, contextlib, hashlib, inspect, json, math, os, sys
+import contextlib, hashlib, inspect, json, math, os, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from .config import UsageError, first_line, read_json, write_text
 from .flags import command
+from .commands import logprobs_flags
 from .mwlr import TOKEN, class_mwlr, mwlr, mwlr_agreement, mwlr_table, pairs_mwlr, read_logps, word_mwlr
 from .prompts import load_prompts
 
@@ -222,28 +223,6 @@ def _check_folder(folder): # Can be written; leaves no trace
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
 
 # %% ../nbs/19d_logprobs.ipynb #c82d5ce1
-_EXAMPLES = """examples:
-  rm-logprobs google/gemma-2-2b-it meta-llama/Llama-3.2-3B-Instruct --dtype bfloat16
-  rm-logprobs google/gemma-2-2b --pretrained --output logprobs-pretrained
-  rm-logprobs miniature --prompts miniature --format parquet"""
-
-def _parser():
-    p = argparse.ArgumentParser('rm-logprobs', allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES,
-        description='Log-probability of every token of a base as the first of its answer to each prompt: DIR/ORG--NAME.csv, a row a token, a column a prompt.\nTables that are there, made in the same way, are kept.')
-    p.add_argument('bases', metavar='BASE', nargs='+', help="a folder, a Hub id, or 'miniature'")
-    p.add_argument('--prompts', metavar='FILE', help="YAML file of key: text, or 'miniature' (default: the paper's 54)")
-    p.add_argument('--pretrained', action='store_true', help='ask in plain text, without the chat template')
-    p.add_argument('--output', metavar='DIR', default='logprobs', help='folder of the tables (default: logprobs)')
-    p.add_argument('--format', choices=['csv', 'parquet'], default='csv', help='of the tables (default: csv)')
-    p.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='arithmetic of the base; probabilities are always float32 (default: float32)')
-    p.add_argument('--device', default='auto', help='cpu, cuda, cuda:1, ...; auto takes a GPU if there is one (default: auto)')
-    p.add_argument('--chat_template', '--chat-template', metavar='FILE', help="Jinja file in place of the tokenizer's own template")
-    p.add_argument('--trust_remote_code', '--trust-remote-code', action='store_true', help='run Python code that comes with a base')
-    p.add_argument('--overwrite', action='store_true', help='make tables again that are there')
-    def _error(msg): raise UsageError(f'{msg} (see rm-logprobs --help)')
-    p.error = _error
-    return p
-
 def _check(a): # What can be known without a base; the prompts
     if a.pretrained and a.chat_template: raise UsageError('--pretrained asks in plain text, --chat_template gives a template for chats: choose one')
     stems = [file_stem(b) for b in a.bases]
@@ -256,12 +235,11 @@ def _check(a): # What can be known without a base; the prompts
     return prompts
 
 # %% ../nbs/19d_logprobs.ipynb #dd378813
-@command('rm-logprobs')
+@command('rm-logprobs', logprobs_flags)
 def main(
-    argv:list[str], # Words of the command line
-):                  # Exit code 0; 2 for bad input
+    a, # Flags
+):     # Exit code 0; 2 for bad input
     "`rm-logprobs BASE… [flags]`"
-    a = _parser().parse_args(argv)
     prompts = _check(a)
     seen = {b:look_at(b, prompts, a) for b in sorted(a.bases, key=lambda b: b == 'miniature')}            # which may have to be made first
     todo = [seen[b] for b in a.bases if not seen[b].kept]

@@ -7,15 +7,16 @@ __all__ = ['read_tables', 'all_ranks', 'matched', 'last_table', 'check_output', 
            'main']
 
 # %% ../nbs/19g_rank_command.ipynb #21117ddb
-import argparse, os, sys
+import os, sys
 from pathlib import Path
 import pandas as pd
 from .config import UsageError
 from .flags import command
+from .commands import ranks_flags
 from .lexicons import coverage, read_lexicons
 from .rank_report import csv_text, report_tables, whole_rankings, write_frame, write_report
 from .prompts import by_asking
-from .ranks import VARIANTS, median_ranks, ranked
+from .ranks import median_ranks, ranked
 from .score_tables import RANKS, find_tables, last_ranks, read_ranks, read_scores, read_vocabulary, shared_vocabulary, table_names
 from .table_rows import unknown
 
@@ -99,32 +100,6 @@ def check_report(
     if not os.access(above, os.W_OK): raise UsageError(f'--report {folder}: the folder {above} cannot be written; choose another')
     return path
 
-# %% ../nbs/19g_rank_command.ipynb #1ac1717f
-_EXAMPLES = """examples:
-  rm-ranks runs/demo --lexicon demo                               ranks.csv: agency and communion at each step of a run
-  rm-ranks runs/seed-* --lexicon mfd2.dicx --collapse --output mfd.csv --report mfd
-  rm-ranks scores_a.csv scores_b.csv --lexicon nouns.csv --shared --variants average
-  rm-ranks big_two --lexicon big_two/dict_big2_nouns.csv --prompts greatest_ever_one --output -
-  rm-ranks rank_results.csv                                       ranks that others made, in the same columns"""
-
-def _parser():
-    p = argparse.ArgumentParser('rm-ranks', allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES,
-        description='Rank the words of a lexicon by reward, 1 being the highest, within each model, step and prompt, and write\nthe median rank of each category: model, step, prompt, category, n, median_rank.')
-    p.add_argument('tables', metavar='TABLE', nargs='+', help='scores as CSV or parquet: tidy (token_decoded, reward, step, prompt), wide by step (step-N) or wide by prompt; ranks that others made; '
-                   'or a folder: a run, its values, or any that holds such tables. A table is a model, named by its file or its column model')
-    p.add_argument('--lexicon', metavar='FILE', nargs='+', action='extend', default=[],
-                   help="words by category: Category,token_decoded; category,word; or DicTerm and X marks (also .dicx); 'demo' is the one that ships")
-    p.add_argument('--output', metavar='FILE', default='ranks.csv', help='.csv, .parquet, or - for standard output (default: ranks.csv)')
-    p.add_argument('--collapse', action='store_true', help='take _Virtue and _Vice of a category together')
-    p.add_argument('--variants', choices=VARIANTS, default='separate', help='rank each token, or average the rewards of a word\'s tokens first (default: separate)')
-    p.add_argument('--vocabulary', metavar='FILE', help='rank only tokens in this list: one a line, or CSV with token_decoded')
-    p.add_argument('--shared', action='store_true', help='rank only tokens that all models have')
-    p.add_argument('--prompts', metavar='KEY', nargs='+', action='extend', help='only these prompts (default: all)')
-    p.add_argument('--report', metavar='DIR', help='write also movers, gaps, agreement over the steps and extremes, with pictures, into this folder')
-    def _error(msg): raise UsageError(f"{msg}{'; tables come first: rm-ranks TABLE… --lexicon FILE…'*('TABLE' in msg)} (see rm-ranks --help)")
-    p.error = _error
-    return p
-
 # %% ../nbs/19g_rank_command.ipynb #78c55f12
 def _vocabulary(a, tables): # Tokens that may be ranked; None: all
     if a.shared and a.vocabulary: raise UsageError('--shared and --vocabulary both say which tokens are ranked: give one')
@@ -174,12 +149,11 @@ def _to_stdout(text):
     try: print(text, end='', flush=True)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())    # who reads has seen enough; nothing more to say at the end
 
-@command('rm-ranks')
+@command('rm-ranks', ranks_flags)
 def main(
-    argv:list[str], # Words of the command line
-):                  # Exit code 0; 2 for bad input
+    a, # Flags
+):     # Exit code 0; 2 for bad input
     "`rm-ranks TABLE… --lexicon FILE…`"
-    a = _parser().parse_args(argv)
     say = lambda text: print(text, file=sys.stderr if a.output == '-' else sys.stdout, flush=True)
     report = check_report(a.report)
     tables = find_tables(a.tables, ('scores', 'ranks'), [] if a.output == '-' else [Path(a.output).expanduser()])

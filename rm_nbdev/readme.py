@@ -6,11 +6,12 @@
 __all__ = ['relink', 'fence', 'output_text', 'cell_text', 'readme_text', 'write_readme', 'main']
 
 # %% ../nbs/15_readme.ipynb #5b80b838
-import os, re, sys
-from argparse import ArgumentParser
+import os, re
 from pathlib import Path
 from fastcore.nbio import read_nb
 from .config import UsageError
+from .flags import command
+from .commands import readme_flags
 
 # %% ../nbs/15_readme.ipynb #2c66f69a
 _fenced = r'^ {0,3}(?P<ticks>`{3,}|~{3,}).*?^ {0,3}(?P=ticks)[`~]* *$'
@@ -85,13 +86,9 @@ def write_readme(
     return to
 
 # %% ../nbs/15_readme.ipynb #d8b81297
+@command('rm-readme', readme_flags)
 def main(
-    argv=None, # Arguments, those of the command line if None
-):
+    a, # Flags
+):     # Exit code 0; 2 for bad input
     "`rm-readme`: README.md from nbs/index.ipynb"
-    p = ArgumentParser('rm-readme', description='Write README.md from nbs/index.ipynb')
-    p.add_argument('top', nargs='?', default='.', help='top folder of the checkout')
-    try: print(write_readme(p.parse_args(argv).top))
-    except UsageError as e:
-        print(f'rm-readme: {e}', file=sys.stderr)
-        sys.exit(2)
+    print(write_readme(a.top))

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'METHODS', 'SECRETS', 'opt', 'ModelSettings', 'DataSettings', 'TrainingSettings', 'ScheduleSettings',
-           'OutputSettings', 'BTSettings', 'GRMSettings', 'groups', 'plain', 'own_settings', 'transformers_settings',
-           'all_settings']
+           'OutputSettings', 'BTSettings', 'GRMSettings', 'groups', 'plain', 'own_settings', 'source_file', 'is_source',
+           'Written', 'written_fields', 'imported_fields', 'transformers_settings', 'all_settings']
 
 # %% ../nbs/00_settings.ipynb #6000a42f
-import functools, typing
-from dataclasses import dataclass, field, fields, make_dataclass
+import ast, functools, importlib, sys, typing
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from enum import Enum
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 # %% ../nbs/00_settings.ipynb #355b9455
@@ -166,16 +169,103 @@ def own_settings(
     return {k:v for g in groups(method) for k,v in _settings(g).items()}
 
 # %% ../nbs/00_settings.ipynb #7502bd95
+def source_file(
+    module:str, # Dotted name, as transformers.training_args
+)->Path:        # The file; `LookupError` if there is none
+    "Where an installed module is, found without importing it"
+    top,*rest = module.split('.')
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations: raise LookupError(f'{top} is not installed')
+    path = Path(spec.submodule_search_locations[0], *rest)
+    for file in (path.with_suffix('.py') if rest else path/'__init__.py', path/'__init__.py'):
+        if file.is_file(): return file
+    raise LookupError(f'{module}: no such source file')
+
+def is_source(module): # Is there such a module?
+    try: return bool(source_file(module))
+    except LookupError: return False
+
+@functools.cache
+def _statements(module): # Of its source text, those inside `if` and `try` too; with each, whether it is one of these
+    def walk(nodes, inside):
+        for n in nodes:
+            yield n, inside
+            if isinstance(n, (ast.If, ast.Try, ast.With)): yield from walk([o for o in ast.iter_child_nodes(n) if isinstance(o, (ast.stmt, ast.ExceptHandler))], True)
+    return list(walk(ast.parse(source_file(module).read_text(encoding='utf-8')).body, False))
+
+def _names_of(n): # What a statement gives a name to
+    if isinstance(n, ast.Assign): return [t.id for t in n.targets if isinstance(t, ast.Name)]
+    if isinstance(n, (ast.Import, ast.ImportFrom)): return [a.asname or a.name for a in n.names]
+    return [n.name] if isinstance(n, (ast.ClassDef, ast.FunctionDef)) else []
+
+# %% ../nbs/00_settings.ipynb #563bf5e2
+class Written:
+    "What the names in a module's source text mean, each looked up when it is met"
+    def __init__(self, module): self._module = module
+
+    def __getitem__(self, name):
+        found = [o for o in _statements(self._module) if name in _names_of(o[0])]
+        if not found: raise KeyError(name)           # Python then looks among the builtins
+        n,inside = found[0]
+        if isinstance(n, ast.Assign) and (inside or len(found) > 1): raise TypeError(f'{self._module}.{name}: depends on something')
+        return self._meaning(n, name)
+
+    def __getattr__(self, name): return self[name]   # as of the module itself
+
+    def _meaning(self, n, name):
+        if isinstance(n, ast.Assign): return self._value(n.value)
+        if isinstance(n, ast.FunctionDef) and not n.args.args and [type(o) for o in n.body] in ([ast.Return], [ast.Expr, ast.Return]): return lambda: self._value(n.body[-1].value)
+        if isinstance(n, ast.ClassDef) and any('Enum' in ast.unparse(b) for b in n.bases) and (members := {o.targets[0].id: ast.literal_eval(o.value) for o in n.body if isinstance(o, ast.Assign)}): return Enum(name, members, type=str)
+        if isinstance(n, (ast.Import, ast.ImportFrom)): return self._imported(n, next(a.name for a in n.names if name in (a.asname, a.name)))
+        raise TypeError(f'{self._module}.{name}: means more than can be read')
+
+    def _imported(self, n, name): # What an import statement stands for
+        if level := getattr(n, 'level', 0):
+            above = self._module.split('.')[:(source_file(self._module).name == '__init__.py') - level or None]
+            other = '.'.join([*above, *([n.module] if n.module else [])])
+            return Written(f'{other}.{name}') if is_source(f'{other}.{name}') else Written(other)[name]
+        source = getattr(n, 'module', name)
+        if source.split('.')[0] not in sys.stdlib_module_names: return type(name, (), {})
+        return getattr(importlib.import_module(source), name) if isinstance(n, ast.ImportFrom) else importlib.import_module(source)
+
+    def _value(self, node): return eval(compile(ast.Expression(node), self._module, 'eval'), {}, self)
+
+# %% ../nbs/00_settings.ipynb #d210a27a
+def written_fields(
+    module:str,     # Dotted name of a module of an installed package
+    name:str,       # A dataclass in it
+    without=(),     # Names of fields that are left out
+)->list[tuple]:     # (name, type, `dataclasses.Field`) in order; some exception where the text does not say it all
+    "The fields of a dataclass, read from its source text"
+    names,out = Written(module),[]
+    c = next((n for n,_ in _statements(module) if isinstance(n, ast.ClassDef) and n.name == name), None)
+    if c is None: raise LookupError(f'{module}: no class {name}')
+    if c.bases or not any('dataclass' in ast.unparse(d) for d in c.decorator_list): raise TypeError(f'{name}: not a plain dataclass')
+    if any(isinstance(o, ast.AnnAssign) for n in c.body if isinstance(n, (ast.If, ast.Try, ast.With)) for o in ast.iter_child_nodes(n)): raise TypeError(f'{name}: its fields depend on something')
+    for n in c.body:
+        if not isinstance(n, ast.AnnAssign) or n.target.id in without: continue
+        call = isinstance(n.value, ast.Call) and ast.unparse(n.value.func) in ('field', 'dataclasses.field')
+        kw = {k.arg:names._value(k.value) for k in n.value.keywords} if call else dict(default=MISSING if n.value is None else names._value(n.value))
+        quoted = isinstance(n.annotation, ast.Constant) and isinstance(n.annotation.value, str)
+        if kw.get('init', True): out.append((n.target.id, names._value(ast.parse(n.annotation.value, mode='eval').body if quoted else n.annotation), field(**kw)))
+    return out
+
+def imported_fields(module, name, without=()): # The same of the class itself
+    c = getattr(importlib.import_module(module), name)
+    hints = typing.get_type_hints(c)
+    return [(f.name, hints[f.name], field(default=f.default, default_factory=f.default_factory, metadata=f.metadata)) for f in fields(c) if f.init and f.name not in without]
+
+# %% ../nbs/00_settings.ipynb #7b0ef1d4
 SECRETS = ('hub_token',)
 
 @functools.cache
 def transformers_settings(
 )->type: # A dataclass with the fields of `TrainingArguments` that are not the kit's own
     "The settings that `transformers.TrainingArguments` adds"
-    from transformers import TrainingArguments
-    hints,own = typing.get_type_hints(TrainingArguments),own_settings()
-    fs = [(f.name, str if {*typing.get_args(hints[f.name])} == {str, bool} else hints[f.name], field(default=f.default, default_factory=f.default_factory, metadata=f.metadata))
-          for f in fields(TrainingArguments) if f.init and f.name not in own]
+    where = dict(module='transformers.training_args', name='TrainingArguments', without=own_settings())
+    try: fs = written_fields(**where)
+    except Exception: fs = imported_fields(**where)          # another way of writing it, in whatever respect
+    fs = [(k, str if {*typing.get_args(t)} == {str, bool} else t, f) for k,t,f in fs]
     return make_dataclass('TransformersSettings', fs, namespace=dict(_argument_group_name='transformers.TrainingArguments'))
 
 @functools.cache

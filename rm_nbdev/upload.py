@@ -7,10 +7,11 @@ __all__ = ['find_run', 'steps_of', 'best_step', 'planned', 'Upload', 'push_steps
            'upload', 'repository', 'main']
 
 # %% ../nbs/14d_upload.ipynb #097ca872
-import argparse, re, shlex, sys, time
+import re, shlex, sys, time
 from pathlib import Path
 from .config import UsageError, is_repo_id, read_json
 from .flags import command
+from .commands import upload_flags
 from .hub import HubError, loadable_files, tag_of
 from .uplink import LEDGER, Ledger, Uplink, backoff
 
@@ -190,20 +191,6 @@ def _failed(up, prefix, private, looked): # The Hub could not be asked
     return 1
 
 # %% ../nbs/14d_upload.ipynb #4df96837
-def _parser():
-    p = argparse.ArgumentParser('rm-upload', description="Upload a run's checkpoints to the Hugging Face Hub: tags step-N, best and final, main at the best.", allow_abbrev=False)
-    p.add_argument('--model', required=True, help='name of a run under --root, or its folder')
-    p.add_argument('--repo-prefix', '--repo_prefix', metavar='ORG', help="user or organization; the repository is ORG/NAME")
-    p.add_argument('--repo', metavar='ORG/NAME', help='the repository, where its name is another; without both the one that the run was pushed to')
-    p.add_argument('--root', default='runs', help='folder of runs (default: runs)')
-    p.add_argument('--revision-prefix', '--revision_prefix', metavar='P', help='put before the tags: seed2 makes seed2-step-N')
-    p.add_argument('--private', action='store_true', help='make the repository private')
-    p.add_argument('--dry-run', '--dry_run', action='store_true', help='say what would be done, write nothing')
-    p.add_argument('--verify', action='store_true', help='compare every tag with the disk by hash, write nothing')
-    def _error(msg): raise UsageError(f'{msg} (see rm-upload --help)')
-    p.error = _error
-    return p
-
 def repository(
     a,    # Flags
     run,  # Run directory
@@ -215,12 +202,11 @@ def repository(
     if not is_repo_id(str(repo)): raise UsageError(f'{repo!r}: not a name the Hub takes; give --repo ORG/NAME')
     return repo
 
-@command('rm-upload')
+@command('rm-upload', upload_flags)
 def main(
-    argv:list[str], # Words of the command line
-):                  # Exit code 0; 1 if anything is missing or different; 2 for bad input
+    a, # Flags
+):     # Exit code 0; 1 if anything is missing or different; 2 for bad input
     "`rm-upload --model NAME --repo-prefix ORG`"
-    a = _parser().parse_args(argv)
     if a.dry_run and a.verify: raise UsageError('--dry-run and --verify: give one')
     run = find_run(a.model, a.root)
     prefix = a.revision_prefix if a.revision_prefix or a.repo or a.repo_prefix else _ledger(run).get('prefix')
