@@ -1,9 +1,9 @@
-.PHONY: help demo test bench export clean venv
+.PHONY: help demo test bench docs docs-serve export clean venv
 unexport PYTHONPATH PYTHONHOME
 
 help:                 ## this list
 	@echo 'PYTHON=python3.12 make ... picks the interpreter. Targets:'
-	@sed -n 's/^\([a-z]*\):[^#]*##/  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*##/  make \1\t/p' Makefile
 
 demo: venv            ## train the embedded default into runs/demo/ and say how it went
 	@.venv/bin/rm-run demo --overwrite_output_dir True
@@ -14,8 +14,14 @@ test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=-
 bench: venv          ## speed and memory beside trl and the plain way, under 10 minutes; ARGS='--only bt' takes a part
 	@.venv/bin/python benchmarks/bench.py $(ARGS)
 
-export: venv          ## write rm_nbdev/ and README.md from the notebooks, and clean the notebooks
-	@. .venv/bin/activate && nbdev-export && nbdev-clean && rm-readme
+docs: venv           ## the site from the notebooks into _docs/, without Quarto and without a network
+	@.venv/bin/python -m rm_nbdev.site build
+
+docs-serve: venv     ## the same, shown at http://127.0.0.1:8000/ until ctrl-C; PORT=9000 takes another port
+	@.venv/bin/python -m rm_nbdev.site serve --port $(or $(PORT),8000)
+
+export: venv          ## write rm_nbdev/, README.md and the docs' sidebar from the notebooks, and clean the notebooks
+	@. .venv/bin/activate && nbdev-export && python -m rm_nbdev.site derive && nbdev-clean && rm-readme
 
 clean:                ## remove what builds and tools left behind; .venv and runs/ stay
 	rm -rf build dist *.egg-info _proc _docs rm_nbdev/__pycache__ nbs/.ipynb_checkpoints nbs/wandb wandb

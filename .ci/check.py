@@ -1,5 +1,5 @@
 "The whole check of the project: run by `make test`, by `.ci/run` and by the workflow. The last line counts."
-import argparse, contextlib, hashlib, json, os, re, signal, subprocess, sys, tempfile, threading, time, tomllib
+import argparse, contextlib, hashlib, json, multiprocessing, os, re, shutil, signal, subprocess, sys, tempfile, threading, time, tomllib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from configparser import ConfigParser
 from importlib.metadata import distribution
@@ -19,6 +19,7 @@ env = {**os.environ, 'PATH': f"{bin_dir}{os.pathsep}{os.environ['PATH']}", 'HF_H
        'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '')}
 
 class Failed(Exception): "A check that did not pass; the message says what to do"
+class Skipped(Exception): "A check that cannot be made here; the message says why"
 
 def sh(*cmd, cwd=root):
     "Output of `cmd`; its end with an error, or after `limit` seconds, is `Failed` with what it wrote"
@@ -41,6 +42,36 @@ def end(p):
     "Ends the child `p` and all that it started"
     with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
 
+# Most of a short notebook's test is the import of torch and transformers: a server imports them once and is forked for
+# each notebook. Whatever a notebook then sets or breaks is its own process's.
+warm = multiprocessing.get_context('forkserver')
+warm.set_forkserver_preload(['torch', 'transformers', 'transformers.trainer', 'peft', 'datasets', 'pandas', 'matplotlib.pyplot', 'scipy.stats', 'nbdev.test'])
+
+def nbdev_test(path, flags, log):
+    "In a process of its own: `nbdev-test PATH --flags FLAGS`, what it writes into the file `log`"
+    os.setsid()
+    os.environ['WANDB_MODE'] = env['WANDB_MODE']
+    out = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_TRUNC)
+    for fd,to in (os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (out, 2): os.dup2(fd, to)
+    sys.argv = ['nbdev-test', path]
+    from nbdev.test import nbdev_test
+    nbdev_test.__wrapped__(path, flags=flags, n_workers=0, cell_timeout=limit)
+
+def test_notebook(nb, flags=''):
+    "The notebook's cells run without an error, those with `flags` too; else `Failed` with what it wrote"
+    with tempfile.NamedTemporaryFile('r', errors='replace') as log:
+        p = warm.Process(target=nbdev_test, args=(str(nb), flags, log.name))
+        p.start(); running.add(p)
+        try:
+            p.join(limit)
+            late = p.is_alive()
+        finally:
+            end(p); running.discard(p)
+        if stopping.is_set(): raise KeyboardInterrupt
+        p.join()
+        if late: raise Failed(f"{nb.name} ran past {limit} s:\n{log.read()}")
+        if p.exitcode: raise Failed(f"`nbdev-test nbs/{nb.name}{f' --flags {flags!r}' if flags else ''}` ended with {p.exitcode}:\n{log.read()}")
+
 def need(ok, msg):
     "`Failed` with `msg` unless `ok`"
     if not ok: raise Failed(msg)
@@ -57,8 +88,9 @@ def tree():
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files()}
 
 def check_export():
-    "nbdev-export runs"
+    "nbdev-export runs, and what else follows from the notebooks is written"
     sh('nbdev-export')
+    sh(sys.executable, '-m', 'rm_nbdev.site', 'derive')
 
 def check_clean():
     "nbdev-clean runs"
@@ -83,7 +115,33 @@ def notebooks(slow):
 
 def check_notebook(nb, slow):
     "A notebook's cells run without an error"
-    sh('nbdev-test', nb.relative_to(root), '--n-workers', '0', *(['--flags', 'slow'] if slow else []))
+    test_notebook(nb, 'slow' if slow else '')
+
+# --- the docs -------------------------------------------------------------------------------------------------
+
+def pages():
+    "Pages whose commands and code are run: the front page and those that are no room of the kit"
+    return [nb for nb in sorted((root/'nbs').glob('*.ipynb')) if nb.stem == 'index' or nb.stem.startswith('guide_')]
+
+def check_page(nb):
+    "The commands and the code on a page run, or parse where they need what is not here"
+    sh(sys.executable, '-m', 'rm_nbdev.snippets', nb.relative_to(root))
+
+def check_site():
+    "The site builds, every link in it leads somewhere"
+    sh(sys.executable, '-m', 'rm_nbdev.site', 'build')
+
+def check_browser():
+    "The site in a headless Chromium"
+    p = subprocess.run([str(root/'.ci/browser')], text=True, capture_output=True)
+    if p.returncode: raise Skipped(p.stderr.strip())
+    test_notebook(root/'nbs/21c_browser.ipynb', 'browser')
+
+def check_slurm(slow):
+    "The batch templates on a SLURM"
+    if not shutil.which('sbatch'): raise Skipped('no sbatch: apt-get install slurm-wlm munge, and a cluster that answers')
+    if subprocess.run(['sinfo', '-h'], capture_output=True, timeout=30).returncode: raise Skipped('sbatch is there, but no cluster answers sinfo')
+    test_notebook(root/'nbs/22_slurm.ipynb', 'slurm slow' if slow else 'slurm')
 
 # --- the package ----------------------------------------------------------------------------------------------
 
@@ -169,14 +227,15 @@ def check_private():
 # --- all of it ------------------------------------------------------------------------------------------------
 
 def report(name, fn, *args):
-    "Runs one check, prints its line, and says whether it passed"
-    start, err = time.time(), None
+    "Runs one check, prints its line, and says whether it passed; None if it was skipped"
+    start, err, word = time.time(), None, 'FAILED'
     try: fn(*args)
+    except Skipped as e: err, word = str(e), 'skipped'
     except Failed as e: err = str(e)
     except Exception as e: err = f'{type(e).__name__}: {e}'
-    print(f"{'FAILED' if err else 'passed'}  {name:<24}{time.time()-start:6.1f} s", flush=True)
+    print(f"{word if err else 'passed'}  {name:<24}{time.time()-start:6.1f} s", flush=True)
     if err: print('\n'.join('    '+l for l in err.rstrip().splitlines()), flush=True)
-    return err is None
+    return None if word == 'skipped' and err else err is None
 
 def checks(only, slow):
     "Runs what `only` names (all of it if None), in order; one truth value a check"
@@ -185,13 +244,15 @@ def checks(only, slow):
     before = tree()
     yield from one('export', check_export)
     with ThreadPoolExecutor(at_once) as pool:
-        jobs = [pool.submit(report, nb.name, check_notebook, nb, slow) for nb in notebooks(slow) if want(nb.name)]
+        todo = [('slurm', check_slurm, slow), *((f'page {nb.stem}', check_page, nb) for nb in pages()), ('site', check_site), *((nb.name, check_notebook, nb, slow) for nb in notebooks(slow))]
+        jobs = [pool.submit(report, *o) for o in todo if want(o[0])]
         try: yield from (j.result() for j in as_completed(jobs))
         except BaseException:
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for p in list(running): end(p)
             raise
+    yield from one('browser', check_browser)
     yield from one('clean', check_clean)
     yield from one('tree unchanged', check_tree, before)
     for fn in check_parameters, check_metadata, check_pins, check_readme, check_private, check_wheel:
@@ -203,12 +264,15 @@ def main():
     p.add_argument('--slow', action='store_true', help='run the cells flagged slow too')
     a = p.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.update({k:v for k,v in env.items() if k != 'WANDB_MODE'})    # for the fork server; transformers' import would talk of wandb
     results, stop = [], False
     try: results.extend(checks(a.only, a.slow))
     except KeyboardInterrupt: stop = True
     if stop: print('interrupted')
     elif not results: print(f'nothing is named {a.only}')
-    print(f'{sum(results)} passed, {results.count(False)} failed', flush=True)
-    sys.exit(130 if stop else not results or not all(results))
+    done = [o for o in results if o is not None]
+    if len(done) < len(results): print(f'{len(results)-len(done)} skipped, for the reasons above')
+    print(f'{sum(done)} passed, {done.count(False)} failed', flush=True)
+    sys.exit(130 if stop else not results or not all(done))
 
 if __name__ == '__main__': main()
