@@ -6,7 +6,7 @@
 __all__ = ['notebook_config', 'train_notebook', 'notebook_parameters', 'Follow', 'execute_run', 'main']
 
 # %% ../nbs/14_runs.ipynb #21589bee
-import json, logging, nbformat, sys, threading, time, warnings
+import json, logging, nbformat, os, sys, threading, time, warnings
 from typing import Optional
 from pathlib import Path
 from .settings import METHODS, SECRETS, all_settings
@@ -86,13 +86,18 @@ def execute_run(
     run.mkdir(parents=True, exist_ok=True)
     part,manifest = run/'train.running.ipynb',run/'manifest.json'
     old = manifest.stat().st_mtime_ns if manifest.is_file() else None
+    to,untouched = run/'train.ipynb',lambda: old and manifest.is_file() and manifest.stat().st_mtime_ns == old          # the run that is there
     try: _execute(c, run, part)
     except KeyboardInterrupt:
-        if old and manifest.is_file() and manifest.stat().st_mtime_ns == old: part.unlink(missing_ok=True)       # the run that is there was not touched yet
+        if untouched(): part.unlink(missing_ok=True)
         raise
+    except BaseException:
+        if untouched() and to.is_file(): to = run/'train.failed.ipynb'                             # the notebook of what was trained stays
+        raise
+    else: (run/'train.failed.ipynb').unlink(missing_ok=True)
     finally:
-        if part.is_file(): _tidy(part, run/'train.ipynb')
-    return run/'train.ipynb'
+        if part.is_file(): _tidy(part, to)
+    return to
 
 def _execute(c, run, part):
     import papermill
@@ -116,9 +121,10 @@ def main(
     check_output(c)
     if (Path(c.output_dir)/'train.ipynb').exists() and not (c.overwrite_output_dir or c.resume_from_checkpoint or marked(c.output_dir)):
         raise UsageError(f'{c.output_dir}: holds a run already; choose another name, or --overwrite_output_dir True to replace it')
-    print(f'checking settings and data for {c.output_dir}', flush=True)
     with Preemption(c.grace_seconds, tell=hand_on) as stop:
-        prepare(c)
+        if os.environ.get('RM_RUN_ERRORS') != 'notebook':
+            print(f'checking settings and data for {c.output_dir}', flush=True)
+            prepare(c)
         nb,code = _executed(c, stop)
     print(f'{summary_line(c.output_dir)}\n{nb}')
     if code: raise SystemExit(code)
@@ -134,7 +140,8 @@ def _executed(c, stop): # The notebook, and the exit code that the run deserves
             print(f'rm-run: {c.output_dir}: stopped by {stop.signal.name} before the first step; the same command starts it again', file=sys.stderr)
             raise SystemExit(stop.code)
         why = f'{e.ename}: {e.evalue}' if isinstance(e, PapermillExecutionError) else f'the notebook\'s process died ({first_line(e)}); out of memory?'
-        print(f'rm-run: {c.output_dir}/train.ipynb holds the error: {why}', file=sys.stderr)
+        there = [p for o in ('train.ipynb', 'train.failed.ipynb') if (p := Path(c.output_dir)/o).is_file()]
+        print(f'rm-run: {max(there, key=lambda p: p.stat().st_mtime_ns)} holds the error: {why}', file=sys.stderr)
         raise SystemExit(1)
     m = read_json(Path(c.output_dir)/'manifest.json')
     return nb, {STOPPED[s]:code for s,code in SIGNALS.items()}.get(m.get('status'), 1 if m.get('last_step') in (m.get('not_saved') or []) else 0)

@@ -13,7 +13,7 @@ activate() {
     exit 2
   fi
   command -v rm-run >/dev/null || { echo "the environment has no rm-run: pip install -e . in the checkout" >&2; exit 2; }
-  export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+  export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 RM_RUN_ERRORS=notebook   # nobody watches: errors belong in the notebook
   # HF_TOKEN and WANDB_API_KEY come with the environment that sbatch hands on, or from `hf auth login` and `wandb login`.
 }
 
