@@ -15,10 +15,10 @@ bench: venv          ## speed and memory beside trl and the plain way, under 10 
 	@.venv/bin/python benchmarks/bench.py $(ARGS)
 
 docs: venv           ## the site from the notebooks into _docs/, without Quarto and without a network
-	@.venv/bin/python -m rm_nbdev.site build
+	@.venv/bin/python -m rm_nbdev.site derive && .venv/bin/python -m rm_nbdev.site build
 
 docs-serve: venv     ## the same, shown at http://127.0.0.1:8000/ until ctrl-C; PORT=9000 takes another port
-	@.venv/bin/python -m rm_nbdev.site serve --port $(or $(PORT),8000)
+	@.venv/bin/python -m rm_nbdev.site derive && .venv/bin/python -m rm_nbdev.site serve --port $(or $(PORT),8000)
 
 export: venv          ## write rm_nbdev/, README.md and the docs' sidebar from the notebooks, and clean the notebooks
 	@. .venv/bin/activate && nbdev-export && python -m rm_nbdev.site derive && nbdev-clean && rm-readme

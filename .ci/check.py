@@ -121,7 +121,7 @@ def check_notebook(nb, slow):
 
 def pages():
     "Pages whose commands and code are run: the front page and those that are no room of the kit"
-    return [nb for nb in sorted((root/'nbs').glob('*.ipynb')) if nb.stem == 'index' or nb.stem.startswith('guide_')]
+    return [nb for nb in sorted((root/'nbs').glob('*.ipynb')) if nb.stem in ('index', '22_slurm') or nb.stem.startswith('guide_')]
 
 def check_page(nb):
     "The commands and the code on a page run, or parse where they need what is not here"

@@ -30,10 +30,9 @@ train() {
   if finished "$run"; then echo "$run: is done already; for other settings choose another NAME"; return 0; fi
   if compgen -G "$run/checkpoint-*" >/dev/null; then more+=(--resume_from_checkpoint True)
   elif [ -e "$run" ]; then more+=(--overwrite_output_dir True); fi
-  if [ -n "${PROCESSES:-}" ]; then torchrun_train "$@" "${more[@]}" & else rm-run "$@" "${more[@]}" & fi
-  pid=$!
-  trap 'asked=1; pass_on USR1 "$pid"' USR1
-  trap 'pass_on TERM "$pid"' TERM
+  rm-run "$@" "${more[@]}" & pid=$!
+  trap 'asked=1; kill -USR1 "$pid" 2>/dev/null || :' USR1
+  trap 'kill -TERM "$pid" 2>/dev/null || :' TERM
   while kill -0 "$pid" 2>/dev/null; do wait "$pid" || :; done                          # a signal ends `wait`, not the run
   wait "$pid" || code=$?
   trap - USR1 TERM
@@ -44,12 +43,3 @@ train() {
   fi
   return "$code"
 }
-
-# torchrun_train NAME METHOD FLAGS...: the training in PROCESSES processes
-torchrun_train() {
-  local name=$1 method=$2; shift 2
-  exec torchrun --standalone --nproc_per_node "$PROCESSES" -m rm_nbdev.train "$method" --output_dir "${RUNS:-runs}/$name" "$@"
-}
-
-# pass_on SIGNAL PID: to the training; torchrun would end its processes at once instead
-pass_on() { if [ -n "${PROCESSES:-}" ]; then pkill "-$1" -P "$2" || :; else kill "-$1" "$2" 2>/dev/null || :; fi; }
