@@ -26,6 +26,7 @@ def _hand_on(torchrun, n): # A signal to the ranks: torchrun itself would end th
     with contextlib.suppress(psutil.Error):
         for p in psutil.Process(torchrun.pid).children(): p.send_signal(n)
 
+# %% ../nbs/13b_processes.ipynb #95c3eeb6
 def in_processes(
     c:Config,                   # Settings
     n:int,                      # Processes on this machine
@@ -53,6 +54,7 @@ def in_processes(
     there = Path(c.output_dir)/'plots'/'rewards.csv'
     return Run(Path(c.output_dir), None, None, pd.read_csv(there) if there.is_file() else pd.DataFrame(columns=['chosen', 'rejected']), m, SIGNALS[stop.signal] if said else 0)
 
+# %% ../nbs/13b_processes.ipynb #9dbff7f3
 def launch(
     c:Config, # Settings
 )->Run:       # The run
