@@ -105,8 +105,11 @@ def cell_markdown(
 _code    = r'^ {0,7}(?P<ticks>`{3,}|~{3,}).*?^ {0,7}(?P=ticks)[`~]* *$|`+[^`\n]+`+'
 _to_page = re.compile(rf'{_code}|\]\((?P<page>[\w.-]+)\.ipynb(?P<anchor>#[^)\s]*)?(?P<more>[^)]*)\)|\((?P<data>data:image/(?P<kind>[\w+]+);base64,(?P<bytes>[\w+/=]+))', re.M|re.S)
 
-def _deeper(text): # Nested list items by four spaces instead of two or three
-    return re.sub(r'^( {2,3})(?=(?:[-*+]|\d+\.) )', '    ', text, flags=re.M)
+_display = re.compile(rf'{_code}|^(?P<math>[ \t]*\$\$.+?\$\$)[ \t]*$', re.M|re.S)
+
+def _deeper(text): # Nested list items by four spaces instead of two or three; a formula on lines of its own is a paragraph of its own
+    text = re.sub(r'^( {2,3})(?=(?:[-*+]|\d+\.) )', '    ', text, flags=re.M)
+    return _display.sub(lambda m: f"\n{m['math']}\n" if m['math'] else m[0], text)
 
 def page_markdown(
     path,       # A notebook
@@ -222,7 +225,8 @@ def site_config(
     scheme = lambda media,name,icon,other: dict(media=f'(prefers-color-scheme{media})', scheme=name, primary='indigo', toggle=dict(icon=f'material/{icon}', name=other))
     return dict(site_name=cfg.lib_name, site_description=cfg.description, extra=dict(social=[dict(icon='fontawesome/brands/github', link=cfg.git_url, name='The repository')]), docs_dir=str(docs), site_dir=str(to), use_directory_urls=False, nav=nav, strict=True, extra_css=['extra.css'],
         theme=dict(name='material', font=False, features=['navigation.sections', 'navigation.top', 'navigation.footer', 'toc.follow', 'search.suggest', 'search.highlight', 'search.share', 'content.code.copy'],
-            palette=[scheme(': light', 'default', 'weather-night', 'dark'), scheme(': dark', 'slate', 'weather-sunny', 'light')]),
+            palette=[dict(media='(prefers-color-scheme)', primary='indigo', toggle=dict(icon='material/brightness-auto', name='light')),       # as the system has it, until the reader chooses
+                     scheme(': light', 'default', 'weather-sunny', 'dark'), scheme(': dark', 'slate', 'weather-night', 'as the system has it')]),
         plugins=[dict(search=dict(separator=r'[\s\-,:!=\[\]()"`/<>{}_.]+'))],
         validation=dict(nav=dict(omitted_files='warn', not_found='warn'), links=dict(not_found='ignore', anchors='ignore', absolute_links='ignore', unrecognized_links='ignore')),  # `dead_links` follows them
         markdown_extensions=['attr_list', 'md_in_html', 'tables', 'admonition', 'footnotes', 'pymdownx.details', 'pymdownx.superfences', dict(toc=dict(permalink=True, toc_depth='2-3', slugify=slug)),
