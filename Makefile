@@ -1,4 +1,4 @@
-.PHONY: help demo test bench docs docs-serve export clean venv
+.PHONY: help demo miniature test bench docs docs-serve export clean venv
 unexport PYTHONPATH PYTHONHOME
 
 help:                 ## this list

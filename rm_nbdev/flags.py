@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rm_train', 'rm_run', 'rm_plot', 'rm_readme', 'rm_batches', 'rm_score', 'rm_upload', 'rm_values', 'rm_ranks',
-           'rm_logprobs', 'rm_doctor', 'EXAMPLES', 'command', 'FlagFormatter', 'show', 'make_parser', 'flag_parser',
-           'parse_flags', 'parameters_text']
+           'rm_logprobs', 'rm_doctor', 'rm_miniature', 'EXAMPLES', 'command', 'FlagFormatter', 'show', 'make_parser',
+           'flag_parser', 'parse_flags', 'parameters_text']
 
 # %% ../nbs/00b_flags.ipynb #82e604aa
 import contextlib, functools, importlib, os, sys, typing
@@ -49,7 +49,7 @@ def _script(prog, module): # Console script
 rm_train,rm_run,rm_plot,rm_readme = (_script(*o) for o in (('rm-train', 'train'), ('rm-run', 'runs'), ('rm-plot', 'dynamics'), ('rm-readme', 'readme')))
 rm_batches,rm_score,rm_upload = (_script(*o) for o in (('rm-batches', 'batches'), ('rm-score', 'score'), ('rm-upload', 'upload')))
 rm_values,rm_ranks,rm_logprobs = (_script(*o) for o in (('rm-values', 'values'), ('rm-ranks', 'rank_command'), ('rm-logprobs', 'logprobs')))
-rm_doctor = _script('rm-doctor', 'doctor')
+rm_doctor,rm_miniature = _script('rm-doctor', 'doctor'),_script('rm-miniature', 'miniature_command')
 
 # %% ../nbs/00b_flags.ipynb #bd26f5ff
 class FlagFormatter(RawDescriptionHelpFormatter): # One spelling of each flag, its type, its default

@@ -7,8 +7,8 @@ __all__ = ['AGENCY', 'COMMUNION', 'VALUES', 'GOOD_NOUNS', 'BAD_NOUNS', 'NEUTRAL_
            'BAD_VERBS', 'GOOD_SUPERS', 'BAD_SUPERS', 'STATEMENTS', 'QUESTIONS', 'OPEN_QUESTIONS', 'ANSWERS', 'SLOTS',
            'SPECIALS', 'VOCAB', 'IDS', 'PAD', 'BOS', 'EOS', 'SIDES', 'CHAT_TEMPLATE', 'STEPS', 'BATCH', 'GATE',
            'VERSION', 'BEST_PROMPTS', 'WORST_PROMPTS', 'FORMS', 'frames', 'planted_logits', 'sample_text',
-           'make_tokenizer', 'new_model', 'lm_loss', 'pretrain', 'check_base', 'cache_dir', 'make_base', 'make_pair',
-           'make_pairs']
+           'make_tokenizer', 'new_model', 'lm_loss', 'pretrain', 'check_base', 'cache_dir', 'base_folder', 'make_base',
+           'make_pair', 'pairs_folder', 'make_pairs']
 
 # %% ../nbs/01_miniature.ipynb #90d78e00
 import json,math,os,random,shutil,tempfile,zlib
@@ -226,6 +226,16 @@ def _aside(
 # %% ../nbs/01_miniature.ipynb #b9e4b3ac
 _BASE_FILES = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', 'miniature.json']
 
+def base_folder(
+    side:str,     # As in `make_base`
+    company:float,# As in `make_base`
+    seed:int,     # As in `make_base`
+    cache=None,   # As in `make_base`
+    steps:int=STEPS, # As in `make_base`
+)->Path:          # There or not
+    "Where `make_base` keeps a base"
+    return Path(cache or cache_dir())/(f'base-v{VERSION}-{side}-company{float(company)}-seed{seed}' + (f'-steps{steps}' if steps != STEPS else ''))
+
 def make_base(
     side:str='agency',  # Which value words keep good company: agency, communion or neutral
     company:float=1.,   # How good, 0 (as neutral) to 1
@@ -236,13 +246,12 @@ def make_base(
 )->Path:                # Folder with config, weights and tokenizer, as stock transformers loads it
     "A pretrained miniature language model, made at the first call and kept"
     logits = planted_logits(side, company, seed)
-    name = f'base-v{VERSION}-{side}-company{float(company)}-seed{seed}' + (f'-steps{steps}' if steps != STEPS else '')
-    target = Path(cache or cache_dir())/name
+    target = base_folder(side, company, seed, cache, steps)
     if _whole(target, _BASE_FILES): return target
     with _aside(target, _BASE_FILES) as folder:
         if not quiet: print(f"pretraining the miniature base ({side}, company {company}, seed {seed}) in {target}: about 25 s, once", flush=True)
         model,losses,loss = pretrain(side, company, seed, steps, quiet)
-        if steps >= STEPS: check_base(loss, name)
+        if steps >= STEPS: check_base(loss, target.name)
         model.config.save_pretrained(folder)
         save_file(model.state_dict(), folder/'model.safetensors', metadata={'format':'pt'})
         make_tokenizer().save_pretrained(folder)
@@ -291,6 +300,14 @@ def make_pair(
 # %% ../nbs/01_miniature.ipynb #8caf7540
 _PAIR_FILES = ['train.parquet', 'val.parquet']
 
+def pairs_folder(
+    seed:int,     # As in `make_pairs`
+    cache=None,   # As in `make_pairs`
+    worst:float=.5, # As in `make_pairs`
+)->Path:          # There or not
+    "Where `make_pairs` keeps pairs"
+    return Path(cache or cache_dir())/f'pairs-v{VERSION}-seed{seed}-worst{float(worst)}'
+
 def make_pairs(
     seed:int=0,         # Draws the pairs
     cache=None,         # Folder to keep them in; default: `cache_dir()`
@@ -298,7 +315,7 @@ def make_pairs(
 )->Path:                # Folder with train.parquet (2048 pairs) and val.parquet (400 pairs of words not in train)
     "Preference pairs in the miniature language, made at the first call and kept"
     if not 0 <= worst <= 1: raise UsageError(f"worst must be between 0 and 1, got {worst}")
-    target = Path(cache or cache_dir())/f'pairs-v{VERSION}-seed{seed}-worst{float(worst)}'
+    target = pairs_folder(seed, cache, worst)
     if _whole(target, _PAIR_FILES): return target
     with _aside(target, _PAIR_FILES) as folder:
         for part,n in (('train', 2048), ('val', 400)):

@@ -22,7 +22,7 @@ from .config import UsageError, write_text
 FIRST  = ['index', 'tutorial']                                                            # Before all parts
 GUIDES = ['guide_scripts', 'guide_data', 'guide_base_model', 'guide_run', 'guide_loss']
 PARTS  = {0:'Settings', 1:'Data', 5:'Losses and packing', 6:'Models and rewards', 8:'Checkpoints', 10:'Pictures and the Hub', 11:'Training', 14:'Runs and commands',
-          16:'Proofs', 18:'Token search', 19:'Values and ranks', 21:'Docs and batches'}   # First number -> name
+          16:'Proofs', 18:'Token search', 19:'Values and ranks', 21:'Docs and batches', 23:'The paper in miniature'}   # First number -> name
 RUNNABLE = ['train', 'values']                                                            # Executed by papermill
 
 def sections(
