@@ -8,6 +8,9 @@ help:                 ## this list
 demo: venv            ## train the embedded default into runs/demo/ and say how it went
 	@.venv/bin/rm-run demo --overwrite_output_dir True
 
+miniature: venv       ## the paper in miniature: plant a value bias, train reward models, find it; ARGS='dose size' takes other parts
+	@.venv/bin/rm-miniature $(ARGS)
+
 test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=--slow adds the slow cells
 	@.venv/bin/python .ci/check.py $(ARGS)
 
