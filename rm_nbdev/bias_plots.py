@@ -70,7 +70,8 @@ def dose_figure(
         wide = end.pivot(index='dose', columns='seed', values=value)
         ax.plot(wide.index, wide, color=GREY, lw=.7, alpha=.6)
         for d,row in wide.iterrows(): _errorbar(ax, d, row.dropna(), BASE_COLORS['agency' if d > 0 else 'communion' if d < 0 else 'neutral'])
-        ax.set(xlabel='planted company (left: of communion words, right: of agency words)', xticks=wide.index, xticklabels=[f'{abs(d):g}' for d in wide.index])
+        ax.set_xlabel('planted company (left: of communion words, right: of agency)', fontsize='small')
+        ax.set(xticks=wide.index, xticklabels=[f'{abs(d):g}' for d in wide.index])
         ax.set_ylabel(name, fontsize='small'); ax.grid(alpha=.25)
     legend_below(fig, dict([('one seed', dict(color=GREY, lw=.7)), ('mean with 95 % interval', dict(color=GREY, marker='D', ls='', ms=6))]))
     return fig

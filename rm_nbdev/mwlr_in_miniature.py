@@ -88,7 +88,7 @@ def mwlr_gap_figure(
             ax.plot(part.mwlr_gap, part.z_gap, ls='', marker=marker, color=color, alpha=.7, mew=0)
         ax.axhline(0, color='black', lw=.8); ax.axvline(0, color='black', lw=.8)
         ax.set_title(f'{k}: {int(d.agree.sum())} of {len(d)} signs right', fontsize='medium')
-        ax.set_xlabel('MWLR gap (nats)'); ax.grid(alpha=.25)
+        ax.set_xlabel('MWLR gap (nats)'); ax.grid(alpha=.25); ax.locator_params(axis='x', nbins=5); ax.tick_params(labelsize='small')
         if ax.get_subplotspec().is_first_col(): ax.set_ylabel('reward gap (standard deviations)', fontsize='small')
     legend_below(fig, dict([('one sign', dict(color='#009E73', marker='o', ls='')), ('opposite signs', dict(color='#D55E00', marker='X', ls=''))]))
     return fig

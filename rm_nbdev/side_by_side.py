@@ -6,7 +6,7 @@
 __all__ = ['PRELOAD', 'last_line', 'side_by_side', 'usable_cores']
 
 # %% ../nbs/23a_side_by_side.ipynb #835b7a8f
-import multiprocessing, os, signal, sys, time, traceback
+import multiprocessing, os, signal, sys, threading, time, traceback
 from multiprocessing.connection import wait
 from pathlib import Path
 from tqdm import tqdm
@@ -20,6 +20,7 @@ def _child(job, log): # In a process of its own
     for n in (1, 2): os.dup2(fd, n)
     for o in (sys.stdout, sys.stderr): o.reconfigure(line_buffering=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)                              # ctrl-C is the parent's to handle
+    tqdm.set_lock(threading.RLock())                                          # its own is a semaphore between processes, which a killed one would leave behind
     import torch
     torch.set_num_threads(1)
     try: job()
