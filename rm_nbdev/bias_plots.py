@@ -7,11 +7,10 @@ __all__ = ['BASE_COLORS', 'bias_figure', 'dose_figure']
 
 # %% ../nbs/23c_bias_plots.ipynb #99cd3c89
 import numpy as np, pandas as pd
-from matplotlib.lines import Line2D
 from .config import UsageError
 from .dynamics import GREY, Picture, log2_steps
 from .experiment import BASES
-from .findings import gaps, last_gaps, mean_interval
+from .findings import gaps, last_gaps, main_part, mean_interval
 from .value_plots import legend_below, rank_axis
 
 # %% ../nbs/23c_bias_plots.ipynb #8889f936
@@ -21,10 +20,8 @@ def _lines(ax, wide, color, **kw): # Thin: each seed; thick: the mean. wide: a r
     ax.plot(wide.index, wide, color=color, lw=.7, alpha=.35, **kw)
     ax.plot(wide.index, wide.mean(axis=1), color=color, lw=2.4, zorder=3, **kw)
 
-def _dots(ax, x, values, color): # Every seed, and the mean with its interval
-    values = np.asarray(values, float)
+def _mean(ax, x, values, color): # A diamond with its interval
     mean,low,high = mean_interval(values)
-    ax.plot(x + np.linspace(-.16, .16, len(values)), values, ls='', marker='o', ms=4, alpha=.4, color=color, mew=0)
     ax.errorbar([x], [mean], None if np.isnan(low) else [[mean-low], [high-mean]], color=color, marker='D', ms=6, mec='white', capsize=4, lw=1.6, zorder=3)
 
 # %% ../nbs/23c_bias_plots.ipynb #ad90136e
@@ -32,7 +29,7 @@ def bias_figure(
     results:pd.DataFrame,  # Columns `COLUMNS` of `rm_nbdev.findings`; the main part of it is drawn
 )->Picture:                # `UsageError` where nothing of the main part is there
     "Median rank of both categories against the step, a colour a base; the last gaps with intervals"
-    df = results[(results.method == 'bt lora') & (results.step_size == 1) & results.company.isin([0., 1.])]
+    df = main_part(results)
     bases = [b for b in BASES if (df.base == b).any()]
     if not bases: raise UsageError('results: hold no model of the main part; rm-miniature main makes them')
     fig = Picture(figsize=(10.5, 4), layout='constrained')
@@ -49,7 +46,10 @@ def bias_figure(
 
 def _gap_panel(ax, end, bases):
     ax.axhline(0, color='black', lw=.8)
-    for i,b in enumerate(bases): _dots(ax, i, end[end.base == b].gap, BASE_COLORS[b])
+    for i,b in enumerate(bases):
+        each = end[end.base == b].gap
+        ax.plot(i + np.linspace(-.16, .16, len(each)), each, ls='', marker='o', ms=4, alpha=.4, color=BASE_COLORS[b], mew=0)
+        _mean(ax, i, each, BASE_COLORS[b])
     ax.set_xticks(range(len(bases)), bases, fontsize='small'); ax.set_xlim(-.5, len(bases)-.5); ax.set_ylim(-17, 17)
     ax.set_ylabel('gap (places; over 0: agency stands higher)', fontsize='small')
     ax.set_title(f'gap at step {int(end.step.max())}', fontsize='medium')
@@ -69,13 +69,9 @@ def dose_figure(
         ax.axhline(0, color='black', lw=.8)
         wide = end.pivot(index='dose', columns='seed', values=value)
         ax.plot(wide.index, wide, color=GREY, lw=.7, alpha=.6)
-        for d,row in wide.iterrows(): _errorbar(ax, d, row.dropna(), BASE_COLORS['agency' if d > 0 else 'communion' if d < 0 else 'neutral'])
+        for d,row in wide.iterrows(): _mean(ax, d, row.dropna(), BASE_COLORS['agency' if d > 0 else 'communion' if d < 0 else 'neutral'])
         ax.set_xlabel('planted company (left: of communion words, right: of agency)', fontsize='small')
         ax.set(xticks=wide.index, xticklabels=[f'{abs(d):g}' for d in wide.index])
         ax.set_ylabel(name, fontsize='small'); ax.grid(alpha=.25)
     legend_below(fig, dict([('one seed', dict(color=GREY, lw=.7)), ('mean with 95 % interval', dict(color=GREY, marker='D', ls='', ms=6))]))
     return fig
-
-def _errorbar(ax, x, values, color):
-    mean,low,high = mean_interval(values)
-    ax.errorbar([x], [mean], None if np.isnan(low) else [[mean-low], [high-mean]], color=color, marker='D', ms=6, mec='white', capsize=4, lw=1.6, zorder=3)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Row', 'hidden', 'asked', 'problem', 'Later', 'wanted', 'satisfies', 'pip', 'python_row', 'package_row',
-           'package_rows', 'place_row', 'hf_home', 'disk_rows', 'memory_row']
+           'package_rows', 'place_row', 'hf_home', 'disk_rows', 'usable_cores', 'memory_row']
 
 # %% ../nbs/14ea_machine.ipynb #e746f967
 import atexit, contextlib, os, re, select, shlex, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -210,13 +210,18 @@ def disk_rows(
     try: return rows + [place_row('disk: temporary', tempfile.gettempdir(), 1, remedy='export TMPDIR=DIR   # a folder that has room and can be written')]
     except OSError: return rows + [Row('disk: temporary', 'wrong', 'no folder for temporary files can be written', 'export TMPDIR=DIR   # a folder that has room and can be written')]
 
+def usable_cores(
+)->int:
+    "Cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
 def memory_row(
     free=None,        # Bytes, by the rule that training goes by; None: as the system says
     least:float=4,    # GB
 )->Row:
     "Memory and processors"
     try: total,left = (os.sysconf('SC_PAGE_SIZE')*os.sysconf(k) for k in ('SC_PHYS_PAGES', 'SC_AVPHYS_PAGES'))
-    except (ValueError, OSError, AttributeError): return Row('memory', 'found', f'not known; {os.cpu_count()} cores')
-    left,cores = left if free is None else free,len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    except (ValueError, OSError, AttributeError): return Row('memory', 'found', f'not known; {usable_cores()} cores')
+    left,cores = left if free is None else free,usable_cores()
     text = f"{left/1e9:.1f} of {total/1e9:.0f} GB free, {cores} core{'s'*(cores != 1)}"
     return Row('memory', 'found', text) if left >= least*1e9 else Row('memory', 'wrong', f'{text}; less than {least:g} GB holds no real model', 'ps aux --sort=-rss | head   # end what is not needed')

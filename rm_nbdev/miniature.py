@@ -7,8 +7,8 @@ __all__ = ['AGENCY', 'COMMUNION', 'VALUES', 'GOOD_NOUNS', 'BAD_NOUNS', 'NEUTRAL_
            'BAD_VERBS', 'GOOD_SUPERS', 'BAD_SUPERS', 'STATEMENTS', 'QUESTIONS', 'OPEN_QUESTIONS', 'ANSWERS', 'SLOTS',
            'SPECIALS', 'VOCAB', 'IDS', 'PAD', 'BOS', 'EOS', 'SIDES', 'CHAT_TEMPLATE', 'STEPS', 'BATCH', 'GATE',
            'VERSION', 'BEST_PROMPTS', 'WORST_PROMPTS', 'FORMS', 'frames', 'planted_logits', 'sample_text',
-           'make_tokenizer', 'new_model', 'lm_loss', 'pretrain', 'check_base', 'cache_dir', 'base_folder', 'make_base',
-           'make_pair', 'pairs_folder', 'make_pairs']
+           'make_tokenizer', 'new_model', 'lm_loss', 'pretrain', 'check_base', 'cache_dir', 'base_folder', 'has_base',
+           'make_base', 'make_pair', 'pairs_folder', 'make_pairs']
 
 # %% ../nbs/01_miniature.ipynb #90d78e00
 import json,math,os,random,shutil,tempfile,zlib
@@ -212,7 +212,7 @@ def _aside(
         target.parent.mkdir(parents=True, exist_ok=True)
         tmp = tempfile.mkdtemp(prefix='.new-', dir=target.parent)
     except OSError as e:
-        raise UsageError(f"cannot write in the cache folder {target.parent} ({e.strerror}): set RM_NBDEV_CACHE to another folder") from e
+        raise UsageError(f"cannot write in the folder {target.parent} ({e.strerror}): choose another, or where none was chosen set RM_NBDEV_CACHE to another folder") from e
     try:
         new = Path(tmp)/target.name
         new.mkdir()
@@ -236,6 +236,12 @@ def base_folder(
     "Where `make_base` keeps a base"
     return Path(cache or cache_dir())/(f'base-v{VERSION}-{side}-company{float(company)}-seed{seed}' + (f'-steps{steps}' if steps != STEPS else ''))
 
+def has_base(
+    folder, # From `base_folder`
+)->bool:    # False where a file is missing, too
+    "Is the base there?"
+    return _whole(Path(folder), _BASE_FILES)
+
 def make_base(
     side:str='agency',  # Which value words keep good company: agency, communion or neutral
     company:float=1.,   # How good, 0 (as neutral) to 1
@@ -247,7 +253,7 @@ def make_base(
     "A pretrained miniature language model, made at the first call and kept"
     logits = planted_logits(side, company, seed)
     target = base_folder(side, company, seed, cache, steps)
-    if _whole(target, _BASE_FILES): return target
+    if has_base(target): return target
     with _aside(target, _BASE_FILES) as folder:
         if not quiet: print(f"pretraining the miniature base ({side}, company {company}, seed {seed}) in {target}: about 25 s, once", flush=True)
         model,losses,loss = pretrain(side, company, seed, steps, quiet)

@@ -11,16 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 import pandas as pd
 from .bias_plots import bias_figure, dose_figure
-from .commands import miniature_flags
+from .commands import MINIATURE_PARTS, miniature_flags
 from .config import UsageError, read_json, write_text
 from .dynamics import save_figure
-from .experiment import PARTS, RECIPES, Trial, plan, trial_folder, trial_words
-from .findings import COLUMNS, criteria, gaps, sentences, table_of, trial_rows
+from .experiment import Trial, plan, trial_folder, trial_words
+from .findings import COLUMNS, criteria, gaps, main_part, sentences, table_of, trial_rows
 from .flags import command
-from .miniature import STEPS, base_folder, make_base, make_pairs
+from .miniature import STEPS, base_folder, has_base, make_base, make_pairs
 from .mwlr_in_miniature import mwlr_gap_figure, mwlr_pairs, mwlr_summary, write_logprobs
 from .rank_report import csv_text
-from .side_by_side import side_by_side, usable_cores
+from .machine import usable_cores
+from .side_by_side import side_by_side
 from .step_zero import heads_table, sign_figure
 
 # %% ../nbs/23d_miniature_command.ipynb #6de3fe6a
@@ -57,8 +58,6 @@ def _line(run): # What came of a trial, in short
     return f"{wide.token_decoded.nunique()} words at {sum(c.startswith('step-') for c in wide)} checkpoints, held-out accuracy {accuracy.iloc[0]:.3f} -> {accuracy.iloc[-1]:.3f}"
 
 # %% ../nbs/23d_miniature_command.ipynb #e9f15b16
-def _base(trial): return trial.base, trial.company, trial.seed
-
 def _tell_each(n): # Lines of progress, numbered
     done = iter(range(1, n+1))
     return lambda name, line: print(f'{next(done):>3}/{n}  {name}  {line}', flush=True)
@@ -70,8 +69,8 @@ def make_bases(
     steps:int=STEPS, # Of pretraining
 )->dict:             # (base, company, seed) of each that failed -> why
     "Pretrain the bases that are not there"
-    folders = {b: base_folder(*b, Path(top)/'bases', steps) for b in dict.fromkeys(map(_base, trials))}
-    todo = {f.name: (b, functools.partial(_make_base, b, str(f.parent), steps)) for b,f in folders.items() if not (f/'miniature.json').is_file()}
+    folders = {b: base_folder(*b, Path(top)/'bases', steps) for b in dict.fromkeys(t.origin for t in trials)}
+    todo = {f.name: (b, functools.partial(_make_base, b, str(f.parent), steps)) for b,f in folders.items() if not has_base(f)}
     failed = side_by_side({k:job for k,(_,job) in todo.items()}, Path(top)/'logs', workers, 'pretraining', _tell_each(len(todo)))
     return {todo[k][0]: why for k,why in failed.items()}
 
@@ -89,9 +88,9 @@ def make_trials(
     trials = [t for t in trials if not is_made(t, top, steps)]
     lost = make_bases(trials, top, workers, steps)
     for seed in sorted({t.seed for t in trials}): make_pairs(seed, cache=Path(top)/'pairs', worst=0.)
-    todo = {t.name: functools.partial(make_trial, t, str(top), steps) for t in trials if _base(t) not in lost}
+    todo = {t.name: functools.partial(make_trial, t, str(top), steps) for t in trials if t.origin not in lost}
     failed = side_by_side(todo, Path(top)/'logs', workers, 'training and scoring', _tell_each(len(todo)))
-    return {t.name: f'no base: {lost[_base(t)]}' for t in trials if _base(t) in lost} | failed
+    return {t.name: f'no base: {lost[t.origin]}' for t in trials if t.origin in lost} | failed
 
 # %% ../nbs/23d_miniature_command.ipynb #634c231b
 def make_results(
@@ -108,7 +107,7 @@ def make_results(
     said.parent.mkdir(parents=True, exist_ok=True)
     with said.open('w') as f, contextlib.redirect_stdout(f): rank_command.main([*(str(trial_folder(t, top)) for t in there), '--lexicon', 'demo', '--output', str(top/'ranks.csv')])
     ranks = dict(list(pd.read_csv(top/'ranks.csv').groupby('model')))
-    table = pd.concat([trial_rows(t, top, ranks[t.name] if len(there) > 1 else next(iter(ranks.values()))) for t in there], ignore_index=True)
+    table = pd.concat([trial_rows(t, top, ranks[t.name]) for t in there], ignore_index=True)
     write_text(top/'results.csv', csv_text(table.round(dict(median_rank=4, z_gap=4, accuracy=4))))
     return table
 
@@ -128,27 +127,27 @@ def write_commands(
 # %% ../nbs/23d_miniature_command.ipynb #7735d0b3
 def _about(trials, top, workers, steps): # What is to be done, and how long that takes
     todo = [t for t in trials if not is_made(t, top, steps)]
-    bases = sum(not (base_folder(*b, Path(top)/'bases', steps)/'miniature.json').is_file() for b in set(map(_base, todo)))
+    bases = sum(not has_base(base_folder(*b, Path(top)/'bases', steps)) for b in {t.origin for t in todo})
     if not todo: return f'{top}: all {len(trials)} trials are there already'
     seconds = (22*bases*steps/STEPS + 12*len(todo))/min(workers, len(todo)) + 20
     return f'{top}: {bases} bases to pretrain, {len(todo)} of {len(trials)} reward models to train and score, {workers} at a time: about {max(1, round(seconds/60))} min'
 
 _TABLES = dict(size=['base', 'method', 'step_size'], grm=['base', 'method'], full=['base', 'company', 'method'], dose=['base', 'company'])
 
-def _print_tables(g, parts, seeds):
+def _print_tables(g, parts):
     for p in [p for p in parts if p in _TABLES]:
-        mine = {t.name for t in plan([p], seeds)}
+        mine = {t.name for t in plan([p])}
         own = g[[Trial(*r).name in mine for r in g[['base', 'company', 'seed', 'method', 'step_size']].itertuples(index=False)]]
-        print(f"\n{PARTS[p]}\n{table_of(own, _TABLES[p]).to_string(index=False)}")
+        print(f"\n{MINIATURE_PARTS[p]}\n{table_of(own, _TABLES[p]).to_string(index=False)}")
 
-def _mwlr(results, top, steps): # The part that trains nothing
+def _report_mwlr(results, top, steps): # The part that trains nothing
     bases = {(r.base, r.company, r.seed) for r in results.itertuples() if r.method == 'bt lora' and r.step_size == 1}
     pairs = mwlr_pairs(results, write_logprobs(sorted(bases), top, steps=steps))
     write_text(top/'mwlr.csv', csv_text(pairs))
-    print(f"\n{PARTS['mwlr']}\n{mwlr_summary(pairs).to_string(index=False)}\n{save_figure(mwlr_gap_figure(pairs), top/'mwlr')[0]}")
+    print(f"\n{MINIATURE_PARTS['mwlr']}\n{mwlr_summary(pairs).to_string(index=False)}\n{save_figure(mwlr_gap_figure(pairs), top/'mwlr')[0]}")
 
-def _main_part(results, g, top, seeds, steps):
-    bases = [(r.base, r.company, r.seed) for r in g[(g.step == 0) & (g.method == 'bt lora') & (g.step_size == 1) & g.company.isin([0., 1.])].itertuples()]
+def _report_main(results, g, top, steps):
+    bases = [(r.base, r.company, r.seed) for r in main_part(g).query('step == 0').itertuples()]
     heads = heads_table(bases, top, steps=steps)
     write_text(top/'heads.csv', csv_text(heads))
     print(f"\nrandom heads on the bases at step 0\n{heads.groupby('base').agg(bases=('seed', 'size'), positive=('positive', 'mean'), size=('size', 'mean'), separation=('separation', 'mean')).round(2).to_string()}")
@@ -157,29 +156,28 @@ def _main_part(results, g, top, seeds, steps):
     print('\n'.join(sentences(g)))
     if len(g[g.company == 1]): save_figure(sign_figure(results), top/'signs')
     print(f"{save_figure(bias_figure(results), top/'bias')[0]}")
-    return bool(holds.holds.all()) or seeds < 10
+    return bool(holds.holds.all()) or main_part(g).seed.nunique() < 10
 
+# %% ../nbs/23d_miniature_command.ipynb #12d552c7
 def report(
     results:pd.DataFrame, # From `make_results`
-    parts,                # Names in `PARTS`
+    parts,                # Names in `MINIATURE_PARTS`
     top,                  # Folder of the experiment
-    seeds:int,            # As asked for
     steps:int=STEPS,      # Of pretraining
-)->bool:                  # False where the main part was made with all ten seeds and what must hold does not
+)->bool:                  # False where the main part is there with ten seeds and what must hold does not
     "Write the pictures, print tables and sentences"
     g,top = gaps(results),Path(top)
-    _print_tables(g, parts, seeds)
+    _print_tables(g, parts)
     if 'dose' in parts: print(f"\n{save_figure(dose_figure(results), top/'dose')[0]}")
-    if 'mwlr' in parts: _mwlr(results, top, steps)
-    return _main_part(results, g, top, seeds, steps) if 'main' in parts else True
+    if 'mwlr' in parts: _report_mwlr(results, top, steps)
+    return _report_main(results, g, top, steps) if 'main' in parts else True
 
 @command('rm-miniature', miniature_flags)
 def main(
     a, # Flags
 ):     # Exit code 0; 1 if a trial failed or what must hold does not; 2 for bad input
     "`rm-miniature [PART ...] [flags]`"
-    parts = list(PARTS) if 'all' in a.parts else a.parts or ['main']
-    trials,top,workers,began = plan(parts, a.seeds),Path(a.output),a.workers or usable_cores(),time.time()
+    trials,top,workers,began = plan(a.parts, a.seeds),Path(a.output),a.workers or usable_cores(),time.time()
     try: top.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise UsageError(f'--output {top}: cannot be made ({e.strerror}); choose another folder') from None
     print(_about(trials, top, workers, a.pretraining_steps), flush=True)
@@ -188,6 +186,6 @@ def main(
     for name,why in failed.items(): print(f'{name}: {why}', file=sys.stderr, flush=True)
     if len(failed) == len(trials): raise SystemExit(1)
     results = make_results(top, [*dict.fromkeys([*trials, *plan(['all'])])], a.pretraining_steps)
-    ok = report(results, parts, top, a.seeds, a.pretraining_steps)
+    ok = report(results, a.parts, top, a.pretraining_steps)
     print(f"{top/'results.csv'}: {results.groupby(COLUMNS[:5]).ngroups} reward models, {len(results)} rows; {time.time()-began:.0f} s" + f'; {len(failed)} failed, the same command again tries them'*bool(failed))
     if failed or not ok: raise SystemExit(1)

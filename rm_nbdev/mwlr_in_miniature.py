@@ -10,7 +10,7 @@ import contextlib, itertools
 from pathlib import Path
 import numpy as np, pandas as pd
 from .config import UsageError
-from .dynamics import GREY, Picture
+from .dynamics import Picture
 from .findings import gaps, last_gaps
 from .lexicons import read_lexicons
 from .miniature import base_folder
@@ -42,8 +42,8 @@ def write_logprobs(
     folders = {b: base_folder(*b, top/'bases', **kw) for b in bases}
     (top/'logs').mkdir(parents=True, exist_ok=True)
     with (top/'logs/logprobs.log').open('w') as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
-        logprobs.main([*map(str, folders.values()), '--prompts', 'miniature', '--device', 'cpu', '--output', str(top/'logprobs')])
-    return {b: top/'logprobs'/f'{logprobs.file_stem(str(f))}.csv' for b,f in folders.items()}
+        logprobs.main([*map(str, folders.values()), '--prompts', 'miniature', '--device', 'cpu', '--format', 'parquet', '--output', str(top/'logprobs')])
+    return {b: top/'logprobs'/f'{logprobs.file_stem(str(f))}.parquet' for b,f in folders.items()}
 
 def mwlr_gap(
     first,          # Table of the first base
@@ -54,6 +54,7 @@ def mwlr_gap(
     m = class_mwlr(mwlr_table(first, second), lexicon).pivot(index='prompt', columns='category', values='sum')
     return float((m.Agency - m.Communion).mean())
 
+# %% ../nbs/23f_mwlr_in_miniature.ipynb #049720d0
 def mwlr_pairs(
     results:pd.DataFrame, # Columns `rm_nbdev.findings.COLUMNS`
     tables:dict,          # From `write_logprobs`
@@ -61,7 +62,7 @@ def mwlr_pairs(
     "Both gaps of every pair of bases whose reward models are there"
     end = last_gaps(gaps(results), method='bt lora', step_size=1)
     z,lexicon = {(r.base, r.company, r.seed): r.z_gap for r in end.itertuples()},read_lexicons('demo')
-    read = {b: pd.read_csv(f, keep_default_na=False) for b,f in tables.items() if b in z}
+    read = {b: pd.read_parquet(f) for b,f in tables.items() if b in z}
     rows = [(kind, *('-'.join(f'{x:g}' if isinstance(x, float) else str(x) for x in b) for b in (a, b)), mwlr_gap(read[a], read[b], lexicon), z[a]-z[b]) for kind,a,b in base_pairs(read)]
     d = pd.DataFrame(rows, columns=['kind', 'first', 'second', 'mwlr_gap', 'z_gap'])
     return d.assign(agree=d.mwlr_gap*d.z_gap > 0).round(dict(mwlr_gap=5, z_gap=4))

@@ -11,7 +11,7 @@ import numpy as np, pandas as pd, torch
 from .bases import quiet_loading
 from .config import UsageError
 from .dynamics import GREY, Picture, log2_steps
-from .findings import KEYS, gaps, last_gaps
+from .findings import KEYS, gaps, last_gaps, main_part
 from .miniature import base_folder
 from .lexicons import read_lexicons
 from .prompts import MINIATURE_PROMPTS
@@ -92,7 +92,8 @@ def sign_figure(
     results:pd.DataFrame, # Columns `rm_nbdev.findings.COLUMNS`; the bases with full company are drawn
 )->Picture:
     "Share of models with their final sign, and accuracy, against the step"
-    df = results[(results.method == 'bt lora') & (results.step_size == 1) & (results.company == 1)]
+    df = main_part(results)
+    df = df[df.base != 'neutral']
     if df.empty: raise UsageError('results: hold no model of a base with full company; rm-miniature main makes them')
     t = sign_table(gaps(df))
     fig = Picture(figsize=(6, 3.4), layout='constrained')
