@@ -279,6 +279,7 @@ Tokens and keys are never shown.""")
     p.add_argument('--root', metavar='DIR', default='runs', help='folder of runs')
     return p.parse_args(argv)
 
+# %% ../nbs/00c_commands.ipynb #56d163f8
 MINIATURE_PARTS = dict(
     main='three bases: the bias, its mirror image and its absence',
     dose='company of 0, 1/4, 1/2, 3/4, 1 on either side',
@@ -319,6 +320,7 @@ a trial that is there is not made again. Exit code: 0, or 1 if a trial failed or
     a.parts = check_parts(a.parts or ['main'])
     return a
 
+# %% ../nbs/00c_commands.ipynb #a3b0b284
 def readme_flags(
     argv:list[str], # Words after rm-readme
 ):

@@ -242,6 +242,7 @@ def has_base(
     "Is the base there?"
     return _whole(Path(folder), _BASE_FILES)
 
+# %% ../nbs/01_miniature.ipynb #c8dffe4a
 def make_base(
     side:str='agency',  # Which value words keep good company: agency, communion or neutral
     company:float=1.,   # How good, 0 (as neutral) to 1
