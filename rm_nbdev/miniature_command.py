@@ -13,6 +13,7 @@ import pandas as pd
 from .bias_plots import bias_figure, dose_figure
 from .commands import MINIATURE_PARTS, miniature_flags
 from .config import UsageError, read_json, write_text
+from .durable import sha256
 from .dynamics import save_figure
 from .experiment import Trial, plan, trial_folder, trial_words
 from .findings import COLUMNS, criteria, gaps, main_part, sentences, table_of, trial_rows
@@ -34,7 +35,9 @@ def is_made(
 )->bool:
     "Is a trial there, trained and scored as it would be now?"
     run = trial_folder(trial, top)
-    return read_json(run/'trial.json').get('words') == list(_words(trial, steps)) and (run/'values/values.parquet').is_file()
+    try: said,values = read_json(run/'trial.json'),sha256(run/'values/values.parquet')
+    except (UsageError, OSError): return False                                   # not there, or damaged
+    return (said.get('words'), said.get('values')) == (list(_words(trial, steps)), values)
 
 def make_trial(
     trial:Trial,
@@ -48,7 +51,7 @@ def make_trial(
     (run/'trial.json').unlink(missing_ok=True)
     train.main([*to_train, '--overwrite_output_dir', 'True'])
     values.main(to_score)
-    write_text(run/'trial.json', json.dumps(asdict(trial) | dict(words=_words(trial, steps)), indent=1))
+    write_text(run/'trial.json', json.dumps(asdict(trial) | dict(words=_words(trial, steps), values=sha256(run/'values/values.parquet')), indent=1))
     print(_line(run))
 
 def _line(run): # What came of a trial, in short
