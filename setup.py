@@ -1,7 +1,7 @@
 "The build reads its metadata from settings.ini and puts the notebooks and small files that commands use into the wheel."
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
@@ -10,7 +10,7 @@ ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 
-shipped = ['train.ipynb', 'values.ipynb', 'lexicon.csv', 'families.yaml']  # Of `nbs`, used by the modules
+shipped = ['train.ipynb', 'values.ipynb', 'values/lexicon.csv', 'plots/families.yaml']  # Of `nbs`, used by the modules
 
 class BuildPy(build_py):
     "Copies what is shipped beside the modules of a wheel; an editable install finds it in its checkout"
@@ -31,7 +31,7 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     classifiers=[f"Development Status :: {cfg['status']}", 'Intended Audience :: Science/Research',
                  'Programming Language :: Python :: 3 :: Only'],
-    python_requires=f">={cfg['min_python']}", packages=[cfg['lib_name']],
+    python_requires=f">={cfg['min_python']}", packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
     install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
