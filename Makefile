@@ -1,4 +1,4 @@
-.PHONY: help demo miniature test bench docs docs-serve export clean venv
+.PHONY: help demo miniature test bench docs docs-serve readme export clean venv
 unexport PYTHONPATH PYTHONHOME
 
 help:                 ## this list
@@ -18,16 +18,20 @@ bench: venv          ## speed and memory beside trl and the plain way, under 10 
 	@.venv/bin/python benchmarks/bench.py $(ARGS)
 
 docs: venv           ## the site from the notebooks into _docs/, without Quarto and without a network
-	@.venv/bin/python -m rm_nbdev.site derive && .venv/bin/python -m rm_nbdev.site build
+	@.venv/bin/python -m scripts.dev.site && NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict -f scripts/dev/mkdocs.yml
 
 docs-serve: venv     ## the same, shown at http://127.0.0.1:8000/ until ctrl-C; PORT=9000 takes another port
-	@.venv/bin/python -m rm_nbdev.site derive && .venv/bin/python -m rm_nbdev.site serve --port $(or $(PORT),8000)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve -f scripts/dev/mkdocs.yml -a 127.0.0.1:$(or $(PORT),8000)
+
+readme: venv         ## README.md and the docs' sidebar, from the notebooks
+	@.venv/bin/python -m scripts.dev.site
 
 export: venv          ## write rm_nbdev/, README.md and the docs' sidebar from the notebooks, and clean the notebooks
-	@. .venv/bin/activate && nbdev-export && python -m rm_nbdev.site derive && nbdev-clean && rm-readme
+	@. .venv/bin/activate && nbdev-export && python -m scripts.dev.site && nbdev-clean
 
 clean:                ## remove what builds and tools left behind; .venv and runs/ stay
-	rm -rf build dist *.egg-info _proc _docs rm_nbdev/__pycache__ nbs/.ipynb_checkpoints nbs/wandb wandb
+	rm -rf build dist *.egg-info _proc _docs nbs/wandb wandb
+	find rm_nbdev nbs scripts \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 venv:
 	@.ci/venv

@@ -11,51 +11,59 @@ limit = 1800                                       # seconds that one child may 
 at_once = max(2, min(4, os.cpu_count() or 2))      # notebooks tested at a time
 running = set()                                    # child processes, ended when the check is interrupted
 stopping = threading.Event()                       # set then, so that what was ended is not called failed
+cell_times = []                                    # (seconds, notebook:cell) of the cells that took over a second
 
 # What every child sees: no network, one thread each so that two notebooks do not fight over the cores, and the
 # CPU unless CUDA_VISIBLE_DEVICES names a device, so that the numbers are the same on every machine.
 env = {**os.environ, 'PATH': f"{bin_dir}{os.pathsep}{os.environ['PATH']}", 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline',
        'OMP_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false', 'PYTHONUTF8': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1',
-       'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '')}
+       'NO_MKDOCS_2_WARNING': '1', 'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '')}
 
 class Failed(Exception): "A check that did not pass; the message says what to do"
 class Skipped(Exception): "A check that cannot be made here; the message says why"
 
 def sh(*cmd, cwd=root):
     "Output of `cmd`; its end with an error, or after `limit` seconds, is `Failed` with what it wrote"
+    said = f"`{' '.join(map(str, cmd))}`"
     p = subprocess.Popen([str(c) for c in cmd], cwd=cwd, env=env, text=True, errors='replace', start_new_session=True,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     running.add(p)
     try: out = p.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:
         end(p)
-        raise Failed(f"`{' '.join(map(str, cmd))}` ran past {limit} s:\n{p.communicate()[0]}") from None
+        raise Failed(f"{said} ran past {limit} s:\n{p.communicate()[0]}") from None
     except KeyboardInterrupt:
         end(p)
         raise
     finally: running.discard(p)
     if stopping.is_set(): raise KeyboardInterrupt
-    if p.returncode: raise Failed(f"`{' '.join(map(str, cmd))}` ended with {p.returncode}:\n{out}")
+    if p.returncode: raise Failed(f"{said} ended with {p.returncode}:\n{out}")
     return out
 
 def end(p):
     "Ends the child `p` and all that it started"
     with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
 
+def tool(name, *args):
+    "A developer's module under scripts/dev"
+    return sh(sys.executable, '-m', f'scripts.dev.{name}', *args)
+
 # Most of a short notebook's test is the import of torch and transformers: a server imports them once and is forked for
 # each notebook. Whatever a notebook then sets or breaks is its own process's.
 warm = multiprocessing.get_context('forkserver')
-warm.set_forkserver_preload(['torch', 'transformers', 'transformers.trainer', 'peft', 'datasets', 'pandas', 'matplotlib.pyplot', 'scipy.stats', 'nbdev.test'])
+warm.set_forkserver_preload(['torch', 'transformers', 'transformers.trainer', 'peft', 'datasets', 'pandas',
+                             'matplotlib.pyplot', 'scipy.stats', 'nbdev.test'])
 
 def nbdev_test(path, flags, log):
     "In a process of its own: `nbdev-test PATH --flags FLAGS`, what it writes into the file `log`"
     os.setsid()
     os.environ['WANDB_MODE'] = env['WANDB_MODE']
     out = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_TRUNC)
-    for fd,to in (os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (out, 2): os.dup2(fd, to)
+    for fd, to in (os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (out, 2): os.dup2(fd, to)
     sys.argv = ['nbdev-test', path]
     from nbdev.test import nbdev_test
-    nbdev_test.__wrapped__(path, flags=flags, n_workers=0, cell_timeout=limit)
+    try: nbdev_test.__wrapped__(path, flags=flags, n_workers=0, cell_timeout=limit, cell_timing_min=1.)
+    finally: sys.stdout.flush()
 
 def test_notebook(nb, flags=''):
     "The notebook's cells run without an error, those with `flags` too; else `Failed` with what it wrote"
@@ -69,8 +77,12 @@ def test_notebook(nb, flags=''):
             end(p); running.discard(p)
         if stopping.is_set(): raise KeyboardInterrupt
         p.join()
-        if late: raise Failed(f"{nb.name} ran past {limit} s:\n{log.read()}")
-        if p.exitcode: raise Failed(f"`nbdev-test nbs/{nb.name}{f' --flags {flags!r}' if flags else ''}` ended with {p.exitcode}:\n{log.read()}")
+        said = log.read()
+    cell_times.extend((float(s), f'{named(nb)}, cell {cell}') for cell, s in re.findall(rf'{re.escape(nb.name)}:(\S+): ([\d.]+)s$', said, re.M))
+    if late: raise Failed(f"{named(nb)} ran past {limit} s:\n{said}")
+    if p.exitcode:
+        flag = f' --flags {flags!r}' if flags else ''
+        raise Failed(f"`nbdev-test nbs/{named(nb)}.ipynb{flag}` ended with {p.exitcode}:\n{said}")
 
 def need(ok, msg):
     "`Failed` with `msg` unless `ok`"
@@ -90,7 +102,7 @@ def tree():
 def check_export():
     "nbdev-export runs, and what else follows from the notebooks is written"
     sh('nbdev-export')
-    sh(sys.executable, '-m', 'rm_nbdev.site', 'derive')
+    tool('site')
 
 def check_clean():
     "nbdev-clean runs"
@@ -100,48 +112,55 @@ def check_tree(before):
     "export, tests and clean left the tree as it was"
     after = tree()
     changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
-    need(not changed, 'changed by export, tests or clean: ' + ', '.join(changed) + '\nLook at them, then commit them (`make export` makes the same change).')
+    need(not changed, f"changed by export, tests or clean: {', '.join(changed)}\n"
+                      'Look at them, then commit them (`make export` makes the same change).')
 
 # --- notebooks ------------------------------------------------------------------------------------------------
 
-def notebooks(slow):
-    "Notebooks with a cell to run, later rooms first: they train, and the longest should not begin last"
+def named(nb): return nb.relative_to(root/'nbs').with_suffix('').as_posix()
+
+def notebooks(flags=()):
+    "Notebooks with a cell to run; with `flags` only those with a cell of such a flag"
     from nbdev.config import get_config
     from nbdev.doclinks import nbglob
     from nbdev.test import nb_test_cells
     skip = get_config(root).tst_flags.split()
-    nbs = nbglob(root/'nbs', as_path=True)                      # leaves out names that begin with _ or .
-    return [nb for nb in sorted(nbs, reverse=True) if nb_test_cells(nb, skip, skip if slow else [])]
+    def count(nb, force): return len(nb_test_cells(nb, skip, force))
+    nbs = sorted(nbglob(root/'nbs', as_path=True))              # leaves out names that begin with _ or .
+    return [nb for nb in nbs if (count(nb, flags) > count(nb, []) if flags else count(nb, []))]
 
-def check_notebook(nb, slow):
-    "A notebook's cells run without an error"
-    test_notebook(nb, 'slow' if slow else '')
+# Those that train for long begin first, so that the last minutes do not wait for one of them
+LONG = 'runs/ guides/ miniature/ doctor/ hub/ training/ studies/'.split()
+
+def longest_first(nb): return next((i for i, o in enumerate(LONG) if named(nb).startswith(o)), len(LONG)), named(nb)
 
 # --- the docs -------------------------------------------------------------------------------------------------
 
 def pages():
-    "Pages whose commands and code are run: the front page and those that are no room of the kit"
-    return [nb for nb in sorted((root/'nbs').glob('*.ipynb')) if nb.stem in ('index', '22_slurm') or nb.stem.startswith('guide_')]
+    "Pages whose commands and code are run: the front page and the guides"
+    shown = re.compile('demo_|tutorial')
+    return [root/'nbs/index.ipynb', *(nb for nb in sorted((root/'nbs/guides').glob('*.ipynb')) if not shown.match(nb.stem))]
 
 def check_page(nb):
     "The commands and the code on a page run, or parse where they need what is not here"
-    sh(sys.executable, '-m', 'rm_nbdev.snippets', nb.relative_to(root))
+    tool('snippets', nb.relative_to(root))
 
 def check_site():
     "The site builds, every link in it leads somewhere"
-    sh(sys.executable, '-m', 'rm_nbdev.site', 'build')
+    sh(sys.executable, '-m', 'mkdocs', 'build', '--strict', '-f', 'scripts/dev/mkdocs.yml')
 
 def check_browser():
     "The site in a headless Chromium"
     p = subprocess.run([str(root/'.ci/browser')], text=True, capture_output=True)
     if p.returncode: raise Skipped(p.stderr.strip())
-    test_notebook(root/'nbs/21c_browser.ipynb', 'browser')
+    tool('browser')
 
-def check_slurm(slow):
+def check_slurm(flags):
     "The batch templates on a SLURM"
     if not shutil.which('sbatch'): raise Skipped('no sbatch: apt-get install slurm-wlm munge, and a cluster that answers')
-    if subprocess.run(['sinfo', '-h'], capture_output=True, timeout=30).returncode: raise Skipped('sbatch is there, but no cluster answers sinfo')
-    test_notebook(root/'nbs/22_slurm.ipynb', 'slurm slow' if slow else 'slurm')
+    if subprocess.run(['sinfo', '-h'], capture_output=True, timeout=30).returncode:
+        raise Skipped('sbatch is there, but no cluster answers sinfo')
+    test_notebook(root/'nbs/guides/slurm.ipynb', flags)
 
 # --- the package ----------------------------------------------------------------------------------------------
 
@@ -157,7 +176,7 @@ def check_metadata():
     version = re.search(r'^__version__ = "(.+)"', (root/'rm_nbdev/__init__.py').read_text(encoding='utf-8'), re.M)
     pairs = dict(lib_name=py['name'], description=py['description'], min_python=py['requires-python'].removeprefix('>='),
                  git_url=py['urls']['Repository'], version=version and version[1])
-    wrong = [f'{k}: settings.ini has {cfg[k]!r}, elsewhere it is {v!r}' for k,v in pairs.items() if cfg[k] != v]
+    wrong = [f'{k}: settings.ini has {cfg[k]!r}, elsewhere it is {v!r}' for k, v in pairs.items() if cfg[k] != v]
     need(not wrong, '\n'.join(wrong))
 
 def check_pins():
@@ -169,7 +188,7 @@ def check_pins():
     lines = [l for l in (root/'constraints.txt').read_text(encoding='utf-8').splitlines() if l and not l.startswith('#')]
     odd = [l for l in lines if not re.fullmatch(r'[\w.-]+==[\w.]+', l)]
     need(not odd, f"constraints.txt: not of the form name==version: {odd}")
-    pins = {canon(n): v for n,v in (l.split('==') for l in lines)}
+    pins = {canon(n): v for n, v in (l.split('==') for l in lines)}
     for r in map(Requirement, (cfg['requirements']+' '+cfg['dev_requirements']).split()):
         pin = pins.get(canon(r.name))
         need(pin and r.specifier.contains(pin), f"settings.ini asks for {r}, constraints.txt pins {pin}")
@@ -179,8 +198,10 @@ def check_pins():
     need(f"python={cfg['min_python']}" in deps, f"environment.yml: python is not {cfg['min_python']}, settings.ini's min_python")
     need({'pip': ['-c constraints.txt', '-e .[dev]']} in deps, 'environment.yml: its pip part does not install -e .[dev] with -c constraints.txt')
 
+SHIPPED = 'train.ipynb', 'values.ipynb', 'values/lexicon.csv', 'plots/families.yaml', '__init__.py', 'core/__init__.py'
+
 def check_wheel():
-    "A wheel builds without network, and its commands explain themselves from an empty folder"
+    "A wheel builds without network, holds the package and nothing of the developers, and its commands run from an empty folder"
     cfg = settings()
     with tempfile.TemporaryDirectory() as tmp:
         src, empty, venv = Path(tmp)/'src', Path(tmp)/'empty', Path(tmp)/'venv'
@@ -196,32 +217,35 @@ def check_wheel():
         site = Path(sh(venv/'bin/python', '-c', 'import site; print(site.getsitepackages()[0])').strip())
         sh(*pip, '--python', venv/'bin/python', 'install', '--no-index', '--no-deps', wheel)
         (site/'rest.pth').write_text(str(distribution('torch').locate_file('')))   # what the wheel needs, without the checkout
-        for f in 'train.ipynb', 'values.ipynb', 'lexicon.csv', 'families.yaml', '__init__.py': need((site/cfg['lib_name']/f).exists(), f"the wheel lacks {cfg['lib_name']}/{f}")
+        for f in SHIPPED: need((site/cfg['lib_name']/f).exists(), f"the wheel lacks {cfg['lib_name']}/{f}")
+        have = {p.relative_to(site/cfg['lib_name']).as_posix() for p in (site/cfg['lib_name']).rglob('*.py')}
+        want = {p.relative_to(root/'rm_nbdev').as_posix() for p in (root/'rm_nbdev').rglob('*.py')}
+        need(have == want, f'the wheel and rm_nbdev differ: {sorted(have ^ want)}')
+        extra = [p.name for p in site.iterdir() if p.name in ('scripts', 'benchmarks', 'nbs')]
+        need(not extra, f'the wheel holds {extra}')
         for line in cfg['console_scripts'].split():
             need('usage' in sh(venv/'bin'/line.split('=')[0], '--help', cwd=empty).lower(), f"{line}: --help has no usage")
         need(not list(empty.iterdir()), f"--help wrote files: {list(empty.iterdir())}")
 
 def check_readme():
-    "README.md is what nbs/index.ipynb gives, and the files it links to exist"
+    "The files that README.md links to exist (that it is made from nbs/index.ipynb is seen by export)"
     have = (root/'README.md').read_text(encoding='utf-8')
-    want = sh(sys.executable, '-c', "from rm_nbdev.readme import readme_text; print(end=readme_text('nbs/index.ipynb'))")
-    need(have == want, 'README.md is not what nbs/index.ipynb gives: run rm-readme')
     dead = [t for t in re.findall(r'\]\(([^)#:\s]+)', have) if not (root/t).exists()]
     need(not dead, f'README.md links to what is not there: {dead}')
 
 def check_parameters():
-    "nbs/train.ipynb keeps one cell tagged `parameters`: without it papermill would train with the defaults"
-    cells = json.loads((root/'nbs/train.ipynb').read_text(encoding='utf-8'))['cells']
-    n = sum('parameters' in c['metadata'].get('tags', []) for c in cells)
-    need(n == 1, f'nbs/train.ipynb has {n} cells tagged parameters, it needs one')
+    "The notebooks that papermill executes keep one cell tagged `parameters`: without it papermill would take the defaults"
+    for name in 'train', 'values':
+        cells = json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
+        n = sum('parameters' in c['metadata'].get('tags', []) for c in cells)
+        need(n == 1, f'nbs/{name}.ipynb has {n} cells tagged parameters, it needs one')
 
 def check_private():
     "No file names a path of one machine or holds a token"
-    found = []
+    found, secret = [], re.compile(r'(?<![\w.+/-])/(?:home|Users|root|tmp|work|farm)/\w+|\b(?:hf_|gh[opsu]_|sk-)\w{30,}|PRIVATE[ ]KEY-')
     for f in files():
         with contextlib.suppress(UnicodeDecodeError):
-            for m in re.finditer(r'(?<![\w.+/-])/(?:home|Users|root|tmp|work|farm)/\w+|\b(?:hf_|gh[opsu]_|sk-)\w{30,}|PRIVATE[ ]KEY-', f.read_text(encoding='utf-8')):
-                found.append(f'{f.relative_to(root)}: {m[0]}')
+            found += [f'{f.relative_to(root)}: {m[0]}' for m in secret.finditer(f.read_text(encoding='utf-8'))]
     need(not found, '\n'.join(found))
 
 # --- all of it ------------------------------------------------------------------------------------------------
@@ -233,43 +257,57 @@ def report(name, fn, *args):
     except Skipped as e: err, word = str(e), 'skipped'
     except Failed as e: err = str(e)
     except Exception as e: err = f'{type(e).__name__}: {e}'
-    print(f"{word if err else 'passed'}  {name:<24}{time.time()-start:6.1f} s", flush=True)
+    print(f"{word if err else 'passed'}  {name:<32}{time.time()-start:6.1f} s", flush=True)
     if err: print('\n'.join('    '+l for l in err.rstrip().splitlines()), flush=True)
     return None if word == 'skipped' and err else err is None
 
-def checks(only, slow):
-    "Runs what `only` names (all of it if None), in order; one truth value a check"
-    want = lambda name: only is None or only in name
-    one = lambda name, fn, *args: [report(name, fn, *args)] if want(name) else []
-    before = tree()
-    yield from one('export', check_export)
+def at_the_same_time(todo):
+    "Runs checks, some of them at a time; one truth value each"
     with ThreadPoolExecutor(at_once) as pool:
-        todo = [('slurm', check_slurm, slow), *((f'page {nb.stem}', check_page, nb) for nb in pages()), ('site', check_site), *((nb.name, check_notebook, nb, slow) for nb in notebooks(slow))]
-        jobs = [pool.submit(report, *o) for o in todo if want(o[0])]
+        jobs = [pool.submit(report, *o) for o in todo]
         try: yield from (j.result() for j in as_completed(jobs))
         except BaseException:
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for p in list(running): end(p)
             raise
-    yield from one('browser', check_browser)
-    yield from one('clean', check_clean)
-    yield from one('tree unchanged', check_tree, before)
-    for fn in check_parameters, check_metadata, check_pins, check_readme, check_private, check_wheel:
-        yield from one(fn.__name__.removeprefix('check_'), fn)
+
+def checks(only, slow, alone):
+    "Runs what `only` names (all of it if None), in order; one truth value a check. `alone` runs what has slow cells, nothing else"
+    def wanted(todo): return [o for o in todo if only is None or only in o[0]]
+    flags, with_slow = 'slow' if slow or alone else '', ' slow' if alone else ''
+    before = tree()
+    yield from (report(*o) for o in wanted([('export', check_export)]))
+    todo = [(f'slurm{with_slow}', check_slurm, f'slurm {flags}')]
+    if not alone: todo += [*((f'page {named(nb)}', check_page, nb) for nb in pages()), ('site', check_site)]
+    some = [nb for nb in notebooks(['slow']) if nb.stem != 'slurm'] if alone else notebooks()
+    todo += [(named(nb) + with_slow, test_notebook, nb, flags) for nb in sorted(some, key=longest_first)]
+    if not alone: todo += [(f'dev {p.stem}', tool, p.stem) for p in sorted((root/'scripts/dev').glob('test_*.py'))]
+    yield from at_the_same_time(wanted(todo))
+    if not alone: yield from (report(*o) for o in wanted([('browser', check_browser), ('house', tool, 'house')]))
+    last = [('clean', check_clean), ('tree unchanged', check_tree, before)]
+    if not alone:
+        package = check_parameters, check_metadata, check_pins, check_readme, check_private, check_wheel
+        last += [(fn.__name__.removeprefix('check_'), fn) for fn in package]
+    yield from (report(*o) for o in wanted(last))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--only', metavar='NAME', help='run the notebooks and checks with NAME in their name')
-    p.add_argument('--slow', action='store_true', help='run the cells flagged slow too')
+    p.add_argument('--slow', action='store_true', help='run the cells flagged slow, too')
+    p.add_argument('--slow-alone', action='store_true', help='run the notebooks that have cells flagged slow, with these cells, and nothing else')
     a = p.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    os.environ.update({k:v for k,v in env.items() if k != 'WANDB_MODE'})    # for the fork server; transformers' import would talk of wandb
-    results, stop = [], False
-    try: results.extend(checks(a.only, a.slow))
+    os.environ.update({k: v for k, v in env.items() if k != 'WANDB_MODE'})  # for the fork server; transformers' import would talk of wandb
+    results, stop, start = [], False, time.time()
+    try: results.extend(checks(a.only, a.slow, a.slow_alone))
     except KeyboardInterrupt: stop = True
     if stop: print('interrupted')
     elif not results: print(f'nothing is named {a.only}')
+    if cell_times:
+        print('the longest cells:')
+        for seconds, cell in sorted(cell_times, reverse=True)[:10]: print(f'  {seconds:6.1f} s  {cell}')
+    print(f'{time.time()-start:.0f} s in all')
     done = [o for o in results if o is not None]
     if len(done) < len(results): print(f'{len(results)-len(done)} skipped, for the reasons above')
     print(f'{sum(done)} passed, {done.count(False)} failed', flush=True)

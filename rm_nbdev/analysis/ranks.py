@@ -15,39 +15,45 @@ from ..values.stimuli import categories, coverage, match
 VARIANTS = ('separate', 'average')
 GROUP = ['model', 'step', 'prompt']
 
-def _need(df, columns, what): # Does a frame have what is worked with?
-    if missing := [c for c in columns if c not in df]: raise UsageError(f"{what}: has no column {', '.join(missing)}; there is {', '.join(map(str, df.columns)) or 'none'}")
+def _need(df, columns, what): # `UsageError` unless a frame has these columns
+    missing = [c for c in columns if c not in df]
+    if missing: raise UsageError(f"{what}: has no column {', '.join(missing)}; it has {', '.join(map(str, df.columns)) or 'none'}")
 
 # %% ../../nbs/analysis/03_ranks.ipynb #e95645b9
 def groups(
     df:pd.DataFrame,  # A frame, n rows
     columns:list,     # Columns that tell groups apart; a missing value is a value like others
-)->tuple:             # Number of each row's group, int (n,), numbered as they appear; the first row of each group, int (groups,)
+)->tuple:             # Number of each row's group, int (n,), in order of appearance; first row of each group, int (groups,)
     "Number the groups of a frame, many times faster than a groupby by texts"
-    codes,span = np.zeros(len(df), np.int64),1
+    # The columns' codes are the digits of one number, in a base that grows with each column; before it would
+    # overflow 62 bits, the numbers so far are replaced by their own codes.
+    codes,base = np.zeros(len(df), np.int64),1
     for c in columns:
         own,different = pd.factorize(df[c], use_na_sentinel=False)
-        if span*len(different) > 2**62: codes,span = pd.factorize(codes)[0],len(df)
-        codes,span = codes*max(1, len(different)) + own, span*max(1, len(different))
+        n = max(1, len(different))
+        if base*n > 2**62: codes,base = pd.factorize(codes)[0],len(df)
+        codes,base = codes*n + own, base*n
     codes = pd.factorize(codes)[0]
     return codes, np.flatnonzero(~pd.Series(codes).duplicated().to_numpy())
 
+# %% ../../nbs/analysis/03_ranks.ipynb #bc34362c
 def ranks_within(
     codes:np.ndarray,   # Number of each row's group, int (n,)
     rewards:np.ndarray, # float (n,), finite
-)->np.ndarray:          # float (n,): 1 for the highest of a group, the mean of their places for equal ones
+)->np.ndarray:          # float (n,): 1 for the highest of a group; equal rewards share the mean of their ranks
     "Rank rewards within groups"
-    order = np.argsort(codes, kind='stable')
-    g,x = codes[order],-rewards[order]
-    begins = np.flatnonzero(np.r_[True, g[1:] != g[:-1]][:len(g)])
-    sizes = np.diff(np.r_[begins, len(g)])
-    for i,n in zip(begins, sizes):                                              # small sorts are ten times as fast as one of all rows
+    order = np.argsort(codes, kind='stable')                                    # rows, group by group
+    group,x = codes[order],-rewards[order]
+    new_group = group[1:] != group[:-1]
+    begins = np.flatnonzero(np.r_[True, new_group][:len(group)])
+    sizes = np.diff(np.r_[begins, len(group)])
+    for i,n in zip(begins, sizes):
         own = np.argsort(x[i:i+n])
         order[i:i+n],x[i:i+n] = order[i:i+n][own],x[i:i+n][own]
-    level = np.r_[True, (g[1:] != g[:-1]) | (x[1:] != x[:-1])][:len(g)]         # of equal rewards
+    level = np.r_[True, new_group | (x[1:] != x[:-1])][:len(group)]             # where a run of equal rewards begins
     at = np.flatnonzero(level)
-    middle = (at + np.r_[at[1:], len(g)][:len(at)] - 1)/2
-    out = np.empty(len(g))
+    middle = (at + np.r_[at[1:], len(group)][:len(at)] - 1)/2                   # of each run, counted over all rows
+    out = np.empty(len(group))
     out[order] = middle[np.cumsum(level)-1] - np.repeat(begins, sizes) + 1
     return out
 
@@ -57,31 +63,39 @@ def _no_ids(n): return pd.arrays.IntegerArray(np.ones(n, np.int64), np.ones(n, b
 def _averaged(df): # One row for each word, in the order in which words appear
     codes,first = groups(df, [*GROUP, 'word'])
     out = df.iloc[first].reset_index(drop=True)
-    order = np.lexsort((df.reward, codes))                                            # sums that do not depend on the order of rows
+    order = np.lexsort((df.reward, codes))                   # sorted, so that sums do not depend on the order of rows
     mean = np.bincount(codes[order], df.reward.to_numpy()[order])/np.bincount(codes)
-    scale = 2.**np.frexp(np.abs(mean).max(initial=0))[1]                              # equal means of decimals differ in their last bits; ranks should not
+    # Equal means of decimals differ in their last bits, and must still tie: round to 12 digits of the largest
+    scale = 2.**np.frexp(np.abs(mean).max(initial=0))[1]
     return out.assign(reward=np.round(mean/scale, 12)*scale, token_id=_no_ids(len(out)), token_decoded=out.word)
 
+def _matching(scores, lexicon, vocabulary): # Rows whose token matches, with its word
+    words = match(scores.token_decoded, lexicon)
+    keep = words.notna()
+    if not keep.any(): coverage(scores.token_decoded, lexicon, 'the table')            # raises, and says what there is
+    if vocabulary is not None: keep &= scores.token_decoded.isin(set(vocabulary))
+    if not keep.any():
+        raise UsageError('no token that matches the lexicon is in the list of the shared vocabulary; '
+                         'pass the list for these models, or leave it out')
+    columns = [*GROUP, *(c for c in ('token_id',) if c in scores), 'token_decoded', 'reward']
+    df = scores.loc[keep.to_numpy(), columns].reset_index(drop=True).assign(word=words[keep].array)
+    return df if 'token_id' in df else df.assign(token_id=_no_ids(len(df)))
+
+# %% ../../nbs/analysis/03_ranks.ipynb #2134e1e3
 def ranked(
     scores:pd.DataFrame,       # From `read_scores`
     lexicon:pd.DataFrame,      # From `read_lexicon`
     variants:str='separate',   # One of `VARIANTS`
     vocabulary=None,           # Decoded tokens that all models share: only these are ranked; None: all
-)->pd.DataFrame:               # Columns model, step, prompt, token_id, token_decoded, word, reward, rank; rows of matching tokens in their order. `UsageError` where none matches
+)->pd.DataFrame:               # Columns model, step, prompt, token_id, token_decoded, word, reward, rank; one row per matching token, in the order of `scores`. `UsageError` if none matches
     "Rank the tokens that match a lexicon within each model, step and prompt"
     if variants not in VARIANTS: raise UsageError(f"variants {variants!r}: must be {' or '.join(VARIANTS)}")
     _need(scores, [*GROUP, 'token_decoded', 'reward'], 'scores')
-    words = match(scores.token_decoded, lexicon)
-    keep = words.notna()
-    if not keep.any(): coverage(scores.token_decoded, lexicon, 'the table')
-    if vocabulary is not None: keep &= scores.token_decoded.isin(set(vocabulary))
-    if not keep.any(): raise UsageError('no token that matches the lexicon is in the list of the shared vocabulary; give the list for these models, or leave it out')
-    columns = [*GROUP, *[c for c in ('token_id',) if c in scores], 'token_decoded', 'reward']
-    df = scores.loc[keep.to_numpy(), columns].reset_index(drop=True).assign(word=words[keep].array)
-    if 'token_id' not in df: df['token_id'] = _no_ids(len(df))
-    if (odd := ~np.isfinite(df.reward)).any():
+    df = _matching(scores, lexicon, vocabulary)
+    odd = ~np.isfinite(df.reward)
+    if odd.any():
         first = df[[*GROUP, 'token_decoded']][odd].iloc[0].dropna().to_dict()
-        raise UsageError(f"{odd.sum()} rewards are missing or not finite, the first of {first}; score that checkpoint again")
+        raise UsageError(f'{odd.sum()} rewards are missing or not finite, the first of {first}; score that checkpoint again')
     if variants == 'average': df = _averaged(df)
     df = df.assign(rank=ranks_within(groups(df, GROUP)[0], df.reward.to_numpy(float)))
     return df[[*GROUP, 'token_id', 'token_decoded', 'word', 'reward', 'rank']].astype(dict(step='Int64', token_id='Int64'))
@@ -91,74 +105,92 @@ def with_categories(
     ranked:pd.DataFrame,   # From `ranked`, or another frame with a column word
     lexicon:pd.DataFrame,  # From `read_lexicon`
 )->pd.DataFrame:           # The same rows, one for each category of its word, with a column category
-    "Say of each row which categories it is in"
+    "Add the categories of each row's word"
     _need(ranked, ['word'], 'ranks of tokens')
     codes,different = pd.factorize(ranked.word)
-    own = categories(pd.Series(different, dtype='str'), lexicon)
+    own = categories(pd.Series(different, dtype='str'), lexicon)                        # word, category
     number = pd.Series(np.arange(len(different)), index=different)
-    pairs = pd.DataFrame(dict(row=np.arange(len(codes)), code=codes)).merge(pd.DataFrame(dict(code=number.reindex(own.word).to_numpy(), category=own.category)), on='code')
+    by_code = pd.DataFrame(dict(code=number.reindex(own.word).to_numpy(), category=own.category))
+    pairs = pd.DataFrame(dict(row=np.arange(len(codes)), code=codes)).merge(by_code, on='code')
     return ranked.iloc[pairs.row].reset_index(drop=True).assign(category=pairs.category.array)
 
-def _by(df, columns, lexicon): # In order: models and prompts as they appear, steps up, categories as in the lexicon
+def _sorted(df, columns, lexicon): # By models and prompts as they appear, ascending steps, categories as in the lexicon
     order = {c:i for i,c in enumerate(lexicon.category.unique())}
-    keys = pd.DataFrame({c: df[c].map(order) if c == 'category' else df[c].fillna(-1) if c == 'step' else pd.factorize(df[c], use_na_sentinel=False)[0] for c in columns}, index=df.index)
+    def _key(c):
+        if c == 'category': return df[c].map(order)
+        return df[c].fillna(-1) if c == 'step' else pd.factorize(df[c], use_na_sentinel=False)[0]
+    keys = pd.DataFrame({c: _key(c) for c in columns}, index=df.index)
     return df.loc[keys.sort_values(columns, kind='stable').index].reset_index(drop=True)
 
+# %% ../../nbs/analysis/03_ranks.ipynb #dc83fb68
 def median_ranks(
     ranked:pd.DataFrame,   # From `ranked`
     lexicon:pd.DataFrame,  # The same lexicon
-)->pd.DataFrame:           # Columns model, step, prompt, category, n (tokens), median_rank; a category of which no token is there has no row
+)->pd.DataFrame:           # Columns model, step, prompt, category, n (tokens), median_rank; a category without tokens has no row
     "The median rank of each category"
     _need(ranked, [*GROUP, 'word', 'rank'], 'ranks of tokens')
     group,first = groups(ranked, GROUP)
-    rows = with_categories(pd.DataFrame(dict(group=group, word=ranked.word.array, rank=ranked['rank'].to_numpy(float))), lexicon)
+    tokens = pd.DataFrame(dict(group=group, word=ranked.word.array, rank=ranked['rank'].to_numpy(float)))
+    rows = with_categories(tokens, lexicon)
     codes,at = groups(rows, ['group', 'category'])
     own = rows['rank'].groupby(codes)
-    df = ranked[GROUP].iloc[first[rows.group.iloc[at]]].reset_index(drop=True).assign(category=rows.category.iloc[at].array, n=own.size().array, median_rank=own.median().array)
-    return _by(df.astype(dict(step='Int64', n='Int64')), [*GROUP, 'category'], lexicon)
+    df = ranked[GROUP].iloc[first[rows.group.iloc[at]]].reset_index(drop=True)
+    df = df.assign(category=rows.category.iloc[at].array, n=own.size().array, median_rank=own.median().array)
+    return _sorted(df.astype(dict(step='Int64', n='Int64')), [*GROUP, 'category'], lexicon)
 
 # %% ../../nbs/analysis/03_ranks.ipynb #1279c391
 CHANGES = ['model', 'prompt', 'word', 'category', 'first_step', 'last_step', 'first_rank', 'last_rank', 'rank_change']
 
-def _ends(ranked, group, at, first, last): # Model, prompt, first and last step of each group
+def _ends(ranked, group, at, first, last): # model, prompt, group, first_step and last_step of each group
     steps = pd.Series(ranked.step.to_numpy(float, na_value=np.nan))
     own = steps.groupby(group)
-    ends = ranked[['model', 'prompt']].iloc[at].reset_index(drop=True).assign(group=range(len(at)), first_step=own.min(), last_step=own.max())
+    ends = ranked[['model', 'prompt']].iloc[at].reset_index(drop=True)
+    ends = ends.assign(group=range(len(at)), first_step=own.min(), last_step=own.max())
     for name,step in (('first_step', first), ('last_step', last)):
         if step is None: continue
-        if len(lacks := ends.model[~(steps == step).groupby(group).any()]):
+        lacks = ends.model[~(steps == step).groupby(group).any()]
+        if len(lacks):
             there = sorted(ranked.step[ranked.model == lacks.iloc[0]].dropna().unique())
-            raise UsageError(f"step {step}: {lacks.iloc[0]} has no ranks there, but at {', '.join(map(str, there[:12])) or 'none'}; choose one of these")
+            raise UsageError(f"step {step}: {lacks.iloc[0]} has no ranks at this step; "
+                             f"choose one of {', '.join(map(str, there[:12])) or 'none'}")
         ends[name] = float(step)
     return ends
 
+def _ranks_at(ranked, group, steps): # The rank of each word, averaged over its tokens, at a step for each group
+    rows = ranked[(ranked.step == pd.array(steps.to_numpy()[group])).fillna(False).to_numpy(bool)]
+    codes,at = groups(rows, ['model', 'prompt', 'word'])
+    return rows[['model', 'prompt', 'word']].iloc[at].assign(rank=np.bincount(codes, rows['rank'])/np.bincount(codes))
+
+# %% ../../nbs/analysis/03_ranks.ipynb #da15fc5e
 def rank_changes(
     ranked:pd.DataFrame,   # From `ranked`
     lexicon:pd.DataFrame,  # The same lexicon
     first:int|None=None,   # Step to begin with; None: the first of each model
     last:int|None=None,    # Step to end with; None: the last of each model
-)->pd.DataFrame:           # Columns `CHANGES`; by rank_change, descending, within model and prompt; a word in two categories has two rows. `UsageError` where no model has two steps
-    "How far each word moved, up being positive"
+)->pd.DataFrame:           # Columns `CHANGES`; by rank_change, descending, within model and prompt; a word in two categories has two rows. `UsageError` if no model has two steps
+    "How far each word moved; rising is positive"
     _need(ranked, [*GROUP, 'word', 'rank'], 'ranks of tokens')
     group,at = groups(ranked, ['model', 'prompt'])
     ends = _ends(ranked, group, at, first, last)
-    if not (ends.first_step < ends.last_step).any(): raise UsageError('no model has ranks at two steps, the first before the last; a change of ranks needs these')
-    def _mean(end): # rank of each word there
-        rows = ranked[(ranked.step == pd.array(ends[end].to_numpy()[group])).fillna(False).to_numpy(bool)]
-        codes,at = groups(rows, ['model', 'prompt', 'word'])
-        return rows[['model', 'prompt', 'word']].iloc[at].assign(rank=np.bincount(codes, rows['rank'])/np.bincount(codes))
-    df = ends[ends.first_step < ends.last_step].merge(_mean('first_step')).rename(columns=dict(rank='first_rank')).merge(_mean('last_step')).rename(columns=dict(rank='last_rank'))
-    df = with_categories(df.assign(rank_change=df.first_rank - df.last_rank), lexicon).astype(dict(first_step='Int64', last_step='Int64'))
-    return df.sort_values(['group', 'rank_change', 'word'], ascending=[True, False, True], kind='stable', ignore_index=True)[CHANGES]
+    moving = ends[ends.first_step < ends.last_step]
+    if not len(moving): raise UsageError('no model has ranks at two steps, the first before the last; a change of ranks needs two')
+    df = moving
+    for end in ('first', 'last'):
+        df = df.merge(_ranks_at(ranked, group, ends[f'{end}_step'])).rename(columns=dict(rank=f'{end}_rank'))
+    df = with_categories(df.assign(rank_change=df.first_rank - df.last_rank), lexicon)
+    df = df.astype(dict(first_step='Int64', last_step='Int64'))
+    by = dict(by=['group', 'rank_change', 'word'], ascending=[True, False, True])
+    return df.sort_values(**by, kind='stable', ignore_index=True)[CHANGES]
 
 # %% ../../nbs/analysis/03_ranks.ipynb #9e4bc87d
 def movers(
     changes:pd.DataFrame,  # From `rank_changes`
     k:int=10,              # Words at either end, 1 or more
-)->pd.DataFrame:           # The rows of the k words that rose most and the k that fell most, of each model and prompt, in the same order; where there are fewer than 2k words, all
+)->pd.DataFrame:           # The rows of the k words that rose most and the k that fell most, of each model and prompt, in the same order; all rows where there are fewer than 2k words
     "The words that moved most"
     if k < 1: raise UsageError(f'k {k}: must be 1 or more words')
     _need(changes, CHANGES, 'rank changes')
     group = changes.groupby(['model', 'prompt'], dropna=False, sort=False).ngroup()
-    number = (~changes.assign(group=group).duplicated(['group', 'word'])).groupby(group).cumsum()       # a word of two categories has its rows one after the other
+    # Words are numbered within their group; a word in two categories has its rows one after the other, and one number
+    number = (~changes.assign(group=group).duplicated(['group', 'word'])).groupby(group).cumsum()
     return changes[(number <= k) | (number > number.groupby(group).transform('max') - k)].reset_index(drop=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'METHODS', 'SECRETS', 'opt', 'ModelSettings', 'DataSettings', 'TrainingSettings', 'ScheduleSettings',
-           'OutputSettings', 'BTSettings', 'GRMSettings', 'groups', 'plain', 'own_settings', 'source_file', 'is_source',
-           'Written', 'written_fields', 'imported_fields', 'transformers_settings', 'all_settings']
+           'OutputSettings', 'BTSettings', 'GRMSettings', 'groups', 'plain', 'own_settings', 'source_file', 'Written',
+           'written_fields', 'imported_fields', 'transformers_settings', 'all_settings']
 
 # %% ../../nbs/core/03_settings.ipynb #6000a42f
 import ast, functools, importlib, sys, typing
@@ -27,16 +27,20 @@ def opt(
 # %% ../../nbs/core/03_settings.ipynb #1f91481b
 @dataclass
 class ModelSettings:
-    "What is trained: the base, and which of its weights move"
+    "What is trained: the base model, and which of its weights change"
     _argument_group_name = 'model'
-    base_model: str = opt('google/gemma-2b-it', "Base model: a folder, a Hub id, or 'miniature' (made on the spot)")
-    attn_implementation: Literal['sdpa', 'eager', 'flash_attention_2'] = opt('sdpa', 'Attention implementation')
+    base_model: str = opt('google/gemma-2b-it',
+        "Base model: a folder, a Hub id, or 'miniature' (made on this machine)")
+    attn_implementation: Literal['sdpa', 'eager', 'flash_attention_2'] = opt('sdpa',
+        'Attention implementation')
     use_lora: bool = opt(True, 'Train low-rank adapters and the head; False trains every weight, in float32')
-    lora_target_modules: list[str] = opt(['q_proj', 'k_proj', 'v_proj', 'o_proj'], 'Layers that get an adapter')
+    lora_target_modules: list[str] = opt(['q_proj', 'k_proj', 'v_proj', 'o_proj'],
+        'Layers that get an adapter')
     lora_r: int = opt(32, 'Rank of the adapters')
     lora_alpha: int = opt(64, 'Scale of the adapters: their output is multiplied by lora_alpha / lora_r')
-    lora_dropout: float = opt(0.05, 'Dropout before the adapters, in training only')
-    chat_template: str|None = opt(None, 'File with a Jinja chat template, for a tokenizer that has none')
+    lora_dropout: float = opt(0.05, 'Dropout before the adapters, during training only')
+    chat_template: str|None = opt(None,
+        "File with a Jinja chat template, used instead of the tokenizer's own")
     trust_remote_code: bool = opt(False, 'Run Python code that comes with the base model')
 
 # %% ../../nbs/core/03_settings.ipynb #3fc75af5
@@ -44,105 +48,138 @@ class ModelSettings:
 class DataSettings:
     "Which pairs are read, kept and cut"
     _argument_group_name = 'data'
-    dataset: str = opt('llm-blender/Unified-Feedback', "Pairs: a .jsonl, .json or .parquet file, a folder, a Hub id, or 'miniature'")
+    dataset: str = opt('llm-blender/Unified-Feedback',
+        "Preference pairs: a .jsonl, .json or .parquet file, a folder, a Hub id, or 'miniature'")
     dataset_mode: str = opt('', "'40k' keeps every 20th training row, '400k' every 2nd")
-    dataset_step_size: int|None = opt(None, 'Keep training rows 0, N, 2N, ...; wins over dataset_mode')
-    eval_split: str|None = opt(None, "Split to evaluate on; without it 'val' where the data has one, else rows held out by seed")
-    eval_fraction: float|None = opt(None, "Share of the rows held out; without it 0.005 for Skywork's columns, else 0.01")
-    split_seed: int|None = opt(None, 'Seed of the held-out rows; without it the value of seed')
-    skip_bad_rows: bool = opt(False, 'Drop and count rows that cannot be read instead of stopping')
-    max_length: int = opt(1024, 'Most tokens in prompt + response')
-    overlong: Literal['truncate_prompt', 'drop', 'truncate_right'] = opt('truncate_prompt', "Pairs over max_length: cut the prompt's left end, drop the pair, or cut the right end")
-    debug: str = opt('False', "True trains on the first 100 rows; 'underflow_overflow' is passed on to transformers")
+    dataset_step_size: int|None = opt(None, 'Keep training rows 0, N, 2N, ...; overrides dataset_mode')
+    eval_split: str|None = opt(None,
+        "Split to evaluate on; if not given, 'val' where the data has one, else rows held out by seed")
+    eval_fraction: float|None = opt(None,
+        "Share of the rows to hold out; if not given, 0.005 for data with Skywork's columns, else 0.01")
+    split_seed: int|None = opt(None, 'Seed that selects the held-out rows; if not given, the value of seed')
+    skip_bad_rows: bool = opt(False, 'Drop and count rows that cannot be read, instead of stopping')
+    max_length: int = opt(1024, 'Maximum number of tokens in prompt + response')
+    overlong: Literal['truncate_prompt', 'drop', 'truncate_right'] = opt('truncate_prompt',
+        'Pairs over max_length: cut the left end of the prompt, drop the pair, or cut the right end')
+    debug: str = opt('False',
+        "True trains on the first 100 rows; 'underflow_overflow' is passed to transformers")
 
 # %% ../../nbs/core/03_settings.ipynb #5c7a1da7
 @dataclass
 class TrainingSettings:
-    "The optimizer, and what both methods know of the loss"
+    "The optimizer, the form of a batch, and what both methods share of the loss"
     _argument_group_name = 'training'
-    weight_ratio: float|None = opt(None, 'Weight w of the second term. bt: in labelsmooth and pos_reg (without it 0.1). grm: the loss is w * text + (1-w) * pairwise (without it 0.01)')
+    weight_ratio: float|None = opt(None, 'Weight w of the second loss term. bt: of labelsmooth and pos_reg '
+        '(0.1 if not given). grm: the loss is w * text + (1-w) * pairwise (0.01 if not given)')
     per_device_train_batch_size: int = opt(1, 'Pairs in one forward pass, per device')
     per_device_eval_batch_size: int = opt(1, 'Pairs in one forward pass of an evaluation, per device')
     gradient_accumulation_steps: int = opt(16, 'Forward passes per optimizer step')
-    learning_rate: float = opt(1e-5, 'Highest learning rate')
+    learning_rate: float = opt(1e-5, 'Peak learning rate')
     num_train_epochs: float = opt(2., 'Passes over the training pairs')
-    max_steps: int = opt(-1, 'Optimizer steps; over 0 it wins over num_train_epochs')
-    optim: str = opt('adamw', "Optimizer; 'adamw' is the fused AdamW of torch")
-    lr_scheduler_type: str = opt('cosine', 'Shape of the learning rate')
-    warmup_ratio: float = opt(0.03, 'Share of the steps over which the learning rate rises')
-    max_grad_norm: float = opt(5., 'Gradients longer than this are shortened to it')
-    batching: Literal['packed', 'padded'] = opt('packed', 'Form of a batch: packed is one row without padding, exact and several times as fast; an architecture that does not allow it is padded, and it is said')
-    share_prompt: bool = opt(True, "Packed: compute what a pair's sequences have in common once (lora_dropout then draws one mask for it, not two)")
-    max_tokens_per_batch: int|None = opt(None, "Put the pairs of an optimizer step into forward passes of at most so many tokens, whatever per_device_train_batch_size; the gradient is the same mean over the same pairs (where there is dropout, with other draws)")
-    gradient_checkpointing: bool|None = opt(None, 'Recompute activations in the backward pass: less memory, about a third more time, the same numbers; without it only when the longest forward pass would not fit into free memory')
-    bf16: bool = opt(True, 'bfloat16 arithmetic in the backbone where the machine has it; head and loss stay in float32')
+    max_steps: int = opt(-1, 'Number of optimizer steps; above 0 it overrides num_train_epochs')
+    optim: str = opt('adamw', "Optimizer; 'adamw' is the fused AdamW of PyTorch")
+    lr_scheduler_type: str = opt('cosine', 'Shape of the learning rate over the steps')
+    warmup_ratio: float = opt(0.03, 'Share of the steps over which the learning rate rises to its peak')
+    max_grad_norm: float = opt(5., 'Gradients with a larger norm are scaled down to it; 0: no limit')
+    batching: Literal['packed', 'padded'] = opt('packed',
+        'Form of a batch: packed is one row without padding, exact and several times as fast; '
+        'falls back to padding and reports it for an architecture that cannot pack')
+    share_prompt: bool = opt(True, "Packed: compute the common beginning of a pair's sequences once "
+        '(lora_dropout then draws one mask for it instead of two)')
+    max_tokens_per_batch: int|None = opt(None,
+        'Put the pairs of an optimizer step into forward passes of at most this many tokens, whatever '
+        'per_device_train_batch_size; the same mean gradient (dropout draws other masks)')
+    gradient_checkpointing: bool|None = opt(None,
+        'Recompute activations in the backward pass: less memory, about a third more time, same numbers; '
+        'if not given, only when the longest forward pass would not fit into free memory')
+    bf16: bool = opt(True,
+        'bfloat16 arithmetic in the backbone where the hardware has it; head and loss stay in float32')
     fp16: bool = opt(False, 'float16 arithmetic in the backbone (CUDA only)')
-    seed: int = opt(42, 'Seed of head, adapters, order, dropout, and of the split unless split_seed is given')
+    seed: int = opt(42,
+        'Seed of head, adapters, data order and dropout, and of the split unless split_seed is given')
 
 # %% ../../nbs/core/03_settings.ipynb #c4d1c21c
 @dataclass
 class ScheduleSettings:
     "When to save, evaluate and log, and what is kept"
     _argument_group_name = 'schedule and checkpoints'
-    use_log_overlay: bool = opt(False, 'Also save, evaluate and log at 1, 2, 4, 8, ..., at every k and at the last step')
+    use_log_overlay: bool = opt(False, 'Also save, evaluate and log at steps 1, 2, 4, 8, ..., '
+        'at multiples of save_steps, eval_steps and logging_steps, and at the last step')
     eval_strategy: Literal['no', 'steps', 'epoch'] = opt('steps', 'When to evaluate')
     evaluation_strategy: str|None = opt(None, 'The older name of eval_strategy')
-    eval_steps: float = opt(100, 'Steps between evaluations; under 1 a share of all steps')
-    eval_on_start: bool = opt(True, 'Evaluate at step 0 as well')
-    save_strategy: Literal['no', 'steps', 'epoch', 'best'] = opt('epoch', "When to save; 'no' writes no checkpoint")
-    save_steps: float = opt(1000, 'Steps between checkpoints; under 1 a share of all steps')
-    logging_steps: float = opt(100, 'Steps between training metrics; under 1 a share of all steps')
-    save_total_limit: int|None = opt(12, 'Most checkpoints kept beside 0, powers of two, the best and the last, which always stay; the state to go on from is kept in the newest two')
+    eval_steps: float = opt(100, 'Steps between evaluations; below 1: a share of all steps')
+    eval_on_start: bool = opt(True, 'Also evaluate at step 0')
+    save_strategy: Literal['no', 'steps', 'epoch', 'best'] = opt('epoch',
+        "When to save; 'no' writes no checkpoint")
+    save_steps: float = opt(1000, 'Steps between checkpoints; below 1: a share of all steps')
+    logging_steps: float = opt(100, 'Steps between training metrics; below 1: a share of all steps')
+    save_total_limit: int|None = opt(12,
+        'Maximum number of checkpoints to keep besides step 0, powers of two, the best and the last, '
+        'which always stay; the state needed to resume stays in the newest two')
     save_safetensors: bool = opt(True, 'Weights are always written as safetensors; False is refused')
-    load_best_model_at_end: bool = opt(True, 'Go back to the best saved step after training')
+    load_best_model_at_end: bool = opt(True, 'Return to the best saved step after training')
     metric_for_best_model: str = opt('eval_loss', 'Evaluation metric that decides which saved step is best')
-    resume_from_checkpoint: str|None = opt(None, 'Go on from a checkpoint, to the same bytes: True takes the last whole one in the run directory, or give a folder')
-    on_save_error: Literal['stop', 'continue'] = opt('stop', 'When a checkpoint cannot be written (a full disk): stop, or go on and try again at the next one')
-    grace_seconds: float = opt(60., 'After SIGTERM or SIGUSR1: seconds until pushes that are still pending are left to later')
-    greater_is_better: bool|None = opt(None, "Whether more of it is better; without it read off the metric's name")
+    resume_from_checkpoint: str|None = opt(None, 'Resume from a checkpoint, bit-identical on a CPU: '
+        'True takes the last complete one in the run directory, or give a folder')
+    on_save_error: Literal['stop', 'continue'] = opt('stop',
+        'When a checkpoint cannot be written (disk full): stop, or continue and try again at the next one')
+    grace_seconds: float = opt(60.,
+        'Seconds to wait for pending pushes after SIGTERM or SIGUSR1, before they are left for later')
+    greater_is_better: bool|None = opt(None,
+        'Whether a higher metric_for_best_model is better; if not given, inferred from its name')
 
 # %% ../../nbs/core/03_settings.ipynb #28da291f
 @dataclass
 class OutputSettings:
-    "Where things go, and who is told"
+    "Where results are written and reported"
     _argument_group_name = 'output and reporting'
-    output_dir: str|None = opt(None, 'Run directory; without it a name made of the settings, in log_dir')
+    output_dir: str|None = opt(None,
+        'Run directory; if not given, a folder in log_dir, named after the settings')
     log_dir: str = opt('./reward_models_train', 'Folder for run directories without a name')
     overwrite_output_dir: bool = opt(False, 'Replace a run that is in the run directory')
     report_to: str = opt('none', 'Trackers, separated by commas: none, wandb, tensorboard, trackio, ...')
-    wandb_name: str = opt('test', 'Name of the run for trackers, and part of an unnamed run directory')
-    push_to_hub: bool = opt(False, 'Push each checkpoint to the Hugging Face Hub while training, tagged step-N; needs hub_model_id')
-    hub_model_id: str|None = opt(None, 'Hub repository to push to, as ORG/NAME; made if it is not there')
+    wandb_name: str = opt('test', 'Name of the run in trackers, and part of an unnamed run directory')
+    push_to_hub: bool = opt(False,
+        'Push each checkpoint to the Hugging Face Hub while training, tagged step-N; needs hub_model_id')
+    hub_model_id: str|None = opt(None, 'Hub repository to push to, as ORG/NAME; created if it does not exist')
     hub_private_repo: bool = opt(False, 'Make that repository private')
-    hub_strategy: Literal['end', 'every_save', 'checkpoint', 'all_checkpoints'] = opt('every_save', "When checkpoints are pushed: 'end' all of them after training, the others each as it is saved")
-    hub_revision_prefix: str|None = opt(None, 'Put before the tags, for a second run in one repository: seed2 makes seed2-step-N')
-    hub_final_timeout: float = opt(600., 'Most seconds after training for what could not be pushed before; 0 leaves it to rm-upload')
-
-
+    hub_strategy: Literal['end', 'every_save', 'checkpoint', 'all_checkpoints'] = opt('every_save',
+        "When checkpoints are pushed: 'end' pushes them all after training, the others each as it is saved")
+    hub_revision_prefix: str|None = opt(None,
+        'Prefix of the tags, for a second run in one repository: seed2 makes seed2-step-N')
+    hub_final_timeout: float = opt(600.,
+        'Maximum seconds to wait after training for unfinished pushes; 0 leaves them to rm-upload')
 
 # %% ../../nbs/core/03_settings.ipynb #082d84cf
 @dataclass
 class BTSettings:
     "Bradley-Terry"
     _argument_group_name = 'bt: a sequence classifier'
-    loss_type: str = opt('bt', 'Loss of a pair: bt, margin, labelsmooth, pos_reg')
-    freeze_pretrained: bool = opt(False, 'Train only an MLP head (hidden -> 1024 -> ReLU -> 1) on the frozen base')
+    loss_type: str = opt('bt', 'Pairwise loss: bt, margin, labelsmooth, pos_reg')
+    freeze_pretrained: bool = opt(False,
+        'Train only an MLP head (hidden -> 1024 -> ReLU -> 1) on the frozen base')
 
 # %% ../../nbs/core/03_settings.ipynb #ac35b992
 @dataclass
 class GRMSettings:
-    "Generalizable Reward Model: value head, and the text loss"
+    "Generalizable Reward Model: the value head and the text loss"
     _argument_group_name = 'grm: a language model with a value head'
-    layer_type: Literal['mlp', 'linear'] = opt('mlp', 'Value head: num_layers of [Linear, ReLU] and a Linear to one number, or that Linear alone')
+    layer_type: Literal['mlp', 'linear'] = opt('mlp',
+        'Value head: mlp is num_layers of [Linear, ReLU], then a Linear to one number; linear is that alone')
     num_layers: int = opt(1, 'Hidden layers of an mlp head')
-    num_neurons: int = opt(1024, 'Neurons in each of them')
-    sft_only: bool = opt(True, 'Text loss: True on the chosen response alone (SFT), False on chosen against rejected (DPO)')
-    reference_free: bool = opt(True, 'DPO without a reference; False compares with the base, which then also counts in eval_dpo_accuracy')
+    num_neurons: int = opt(1024, 'Neurons in each hidden layer')
+    sft_only: bool = opt(True,
+        'Text loss: True learns the chosen response alone (SFT), False compares chosen with rejected (DPO)')
+    reference_free: bool = opt(True,
+        'DPO without a reference; False compares with the base model, in eval_dpo_accuracy as well')
     no_logsigmoid_sft: bool = opt(False, 'SFT as the plain negative log-probability, without the log-sigmoid')
     beta: float = opt(0.1, 'Scale of the log-probabilities inside the log-sigmoid')
     average_log_prob: bool = opt(False, "Divide a response's log-probability by its number of tokens")
-    label_turns: Literal['last', 'all_assistant'] = opt('last', "Text that is learned: the answer to the last prompt, or every turn of the assistant")
-    precompute_ref_log_probs: bool = opt(False, "Compute the reference's log-probabilities once, before training; full fine-tuning then needs no second model")
+    label_turns: Literal['last', 'all_assistant'] = opt('last',
+        'Text that is learned: the answer to the last prompt, or every turn of the assistant')
+    precompute_ref_log_probs: bool = opt(False,
+        "Compute the reference's log-probabilities once, before training; "
+        'full fine-tuning then needs no second model')
 
 # %% ../../nbs/core/03_settings.ipynb #f715228a
 SHARED = [ModelSettings, DataSettings, TrainingSettings, ScheduleSettings, OutputSettings]
@@ -151,28 +188,32 @@ METHODS = dict(bt=BTSettings, grm=GRMSettings)  # Training method -> its own set
 def groups(
     method:str|None=None, # Training method; None: all
 )->list[type]:            # Dataclasses in reading order
-    "The groups of settings that a method knows"
+    "The groups of settings that a method has"
     own = METHODS.values() if method is None else [METHODS[method]]
     return [SHARED[0], *own, *SHARED[1:]]
 
-def _settings(group): # name -> (type, default, help) of one dataclass
-    hints,inst = typing.get_type_hints(group),group()
-    return {f.name: (hints[f.name], plain(getattr(inst, f.name)), f.metadata.get('help', '')) for f in fields(group)}
-
-def plain(v): # An enum as its value
+def plain(
+    v, # Any value
+):     # The value of an enum member; anything else as it is
+    "An enum member as its value"
     return v.value if hasattr(v, 'value') else v
+
+def _settings(group): # name -> (type, default, help) of one dataclass
+    hints,defaults = typing.get_type_hints(group),group()
+    return {f.name: (hints[f.name], plain(getattr(defaults, f.name)), f.metadata.get('help', ''))
+            for f in fields(group)}
 
 def own_settings(
     method:str|None=None, # Training method; None: all
 )->dict:                  # name -> (type, default, help), in reading order
     "The kit's own settings"
-    return {k:v for g in groups(method) for k,v in _settings(g).items()}
+    return {name:about for g in groups(method) for name,about in _settings(g).items()}
 
 # %% ../../nbs/core/03_settings.ipynb #7502bd95
 def source_file(
-    module:str, # Dotted name, as transformers.training_args
+    module:str, # Dotted name, such as transformers.training_args
 )->Path:        # The file; `LookupError` if there is none
-    "Where an installed module is, found without importing it"
+    "Find the source file of an installed module without importing it"
     top,*rest = module.split('.')
     spec = find_spec(top)
     if spec is None or not spec.submodule_search_locations: raise LookupError(f'{top} is not installed')
@@ -181,92 +222,140 @@ def source_file(
         if file.is_file(): return file
     raise LookupError(f'{module}: no such source file')
 
-def is_source(module): # Is there such a module?
-    try: return bool(source_file(module))
+def _is_module(name): # Is there such a module?
+    try: return bool(source_file(name))
     except LookupError: return False
 
-@functools.cache
-def _statements(module): # Of its source text, those inside `if` and `try` too; with each, whether it is one of these
-    def walk(nodes, inside):
-        for n in nodes:
-            yield n, inside
-            if isinstance(n, (ast.If, ast.Try, ast.With)): yield from walk([o for o in ast.iter_child_nodes(n) if isinstance(o, (ast.stmt, ast.ExceptHandler))], True)
-    return list(walk(ast.parse(source_file(module).read_text(encoding='utf-8')).body, False))
+# %% ../../nbs/core/03_settings.ipynb #8288cfaa
+_BLOCKS = (ast.If, ast.Try, ast.With)
 
-def _names_of(n): # What a statement gives a name to
-    if isinstance(n, ast.Assign): return [t.id for t in n.targets if isinstance(t, ast.Name)]
-    if isinstance(n, (ast.Import, ast.ImportFrom)): return [a.asname or a.name for a in n.names]
-    return [n.name] if isinstance(n, (ast.ClassDef, ast.FunctionDef)) else []
+@functools.cache
+def _statements(module): # list of (statement, whether it stands inside an `if`, `try` or `with`)
+    # Imports often stand inside `if is_torch_available():`, so blocks are searched as well. Which branch runs
+    # is not known here; the flag lets `Written` refuse a constant that depends on it.
+    def walk(nodes, inside):
+        for node in nodes:
+            yield node, inside
+            if isinstance(node, _BLOCKS):
+                children = ast.iter_child_nodes(node)
+                yield from walk([o for o in children if isinstance(o, (ast.stmt, ast.ExceptHandler))], True)
+    tree = ast.parse(source_file(module).read_text(encoding='utf-8'))
+    return list(walk(tree.body, False))
+
+def _names_of(node): # Names that a statement defines
+    if isinstance(node, ast.Assign): return [t.id for t in node.targets if isinstance(t, ast.Name)]
+    if isinstance(node, (ast.Import, ast.ImportFrom)): return [a.asname or a.name for a in node.names]
+    return [node.name] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else []
 
 # %% ../../nbs/core/03_settings.ipynb #563bf5e2
 class Written:
-    "What the names in a module's source text mean, each looked up when it is met"
+    "What the names in a module's source text mean, each looked up when it is needed"
     def __init__(self, module): self._module = module
 
-    def __getitem__(self, name):
-        found = [o for o in _statements(self._module) if name in _names_of(o[0])]
-        if not found: raise KeyError(name)           # Python then looks among the builtins
-        n,inside = found[0]
-        if isinstance(n, ast.Assign) and (inside or len(found) > 1): raise TypeError(f'{self._module}.{name}: depends on something')
-        return self._meaning(n, name)
-
-    def __getattr__(self, name): return self[name]   # as of the module itself
-
-    def _meaning(self, n, name):
-        if isinstance(n, ast.Assign): return self._value(n.value)
-        if isinstance(n, ast.FunctionDef) and not n.args.args and [type(o) for o in n.body] in ([ast.Return], [ast.Expr, ast.Return]): return lambda: self._value(n.body[-1].value)
-        if isinstance(n, ast.ClassDef) and any('Enum' in ast.unparse(b) for b in n.bases) and (members := {o.targets[0].id: ast.literal_eval(o.value) for o in n.body if isinstance(o, ast.Assign)}): return Enum(name, members, type=str)
-        if isinstance(n, (ast.Import, ast.ImportFrom)): return self._imported(n, next(a.name for a in n.names if name in (a.asname, a.name)))
-        raise TypeError(f'{self._module}.{name}: means more than can be read')
-
-    def _imported(self, n, name): # What an import statement stands for
-        if level := getattr(n, 'level', 0):
-            above = self._module.split('.')[:(source_file(self._module).name == '__init__.py') - level or None]
-            other = '.'.join([*above, *([n.module] if n.module else [])])
-            return Written(f'{other}.{name}') if is_source(f'{other}.{name}') else Written(other)[name]
-        source = getattr(n, 'module', name)
-        if source.split('.')[0] not in sys.stdlib_module_names: return type(name, (), {})
-        return getattr(importlib.import_module(source), name) if isinstance(n, ast.ImportFrom) else importlib.import_module(source)
-
+    # `eval` takes any mapping as its local names and asks it for each; on a KeyError it tries the builtins.
     def _value(self, node): return eval(compile(ast.Expression(node), self._module, 'eval'), {}, self)
+
+    def __getitem__(self, name):
+        found = [(node,inside) for node,inside in _statements(self._module) if name in _names_of(node)]
+        if not found: raise KeyError(name)
+        node,inside = found[0]
+        if isinstance(node, ast.Assign) and (inside or len(found) > 1):
+            raise TypeError(f'{self._module}.{name}: its value depends on a condition')
+        return self._meaning(node, name)
+
+    def __getattr__(self, name): return self[name]   # a module stands for itself: `names.all_known()`
+
+    def _meaning(self, node, name):
+        if isinstance(node, ast.Assign): return self._value(node.value)
+        if isinstance(node, ast.FunctionDef) and _only_returns(node):
+            return lambda: self._value(node.body[-1].value)
+        if isinstance(node, ast.ClassDef):
+            members = _enum_members(node)
+            if members: return Enum(name, members, type=str)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            return self._imported(node, next(a.name for a in node.names if name in (a.asname, a.name)))
+        raise TypeError(f'{self._module}.{name}: cannot be read from the source text')
+
+    def _imported(self, node, name): # What an import statement stands for
+        if level := getattr(node, 'level', 0):
+            # `from .base import X`: one dot is the package of this file (its own if it is an __init__.py),
+            # each further dot the parent of that. X may be a module of the package or a name in it.
+            is_package = source_file(self._module).name == '__init__.py'
+            above = self._module.split('.')[:is_package - level or None]
+            other = '.'.join([*above, *([node.module] if node.module else [])])
+            return Written(f'{other}.{name}') if _is_module(f'{other}.{name}') else Written(other)[name]
+        source = getattr(node, 'module', name)
+        if source.split('.')[0] not in sys.stdlib_module_names: return type(name, (), {})
+        module = importlib.import_module(source)
+        return getattr(module, name) if isinstance(node, ast.ImportFrom) else module
+
+def _only_returns(node): # A function without arguments whose body is a return, perhaps after a docstring
+    return not node.args.args and [type(o) for o in node.body] in ([ast.Return], [ast.Expr, ast.Return])
+
+def _enum_members(node): # name -> value of the members of an enum class; {} for any other class
+    if not any('Enum' in ast.unparse(base) for base in node.bases): return {}
+    return {o.targets[0].id: ast.literal_eval(o.value) for o in node.body if isinstance(o, ast.Assign)}
 
 # %% ../../nbs/core/03_settings.ipynb #d210a27a
 def written_fields(
     module:str,     # Dotted name of a module of an installed package
     name:str,       # A dataclass in it
     without=(),     # Names of fields that are left out
-)->list[tuple]:     # (name, type, `dataclasses.Field`) in order; some exception where the text does not say it all
+)->list[tuple]:     # (name, type, `dataclasses.Field`) in order; an exception where the text is not enough
     "The fields of a dataclass, read from its source text"
     names,out = Written(module),[]
-    c = next((n for n,_ in _statements(module) if isinstance(n, ast.ClassDef) and n.name == name), None)
-    if c is None: raise LookupError(f'{module}: no class {name}')
-    if c.bases or not any('dataclass' in ast.unparse(d) for d in c.decorator_list): raise TypeError(f'{name}: not a plain dataclass')
-    if any(isinstance(o, ast.AnnAssign) for n in c.body if isinstance(n, (ast.If, ast.Try, ast.With)) for o in ast.iter_child_nodes(n)): raise TypeError(f'{name}: its fields depend on something')
-    for n in c.body:
-        if not isinstance(n, ast.AnnAssign) or n.target.id in without: continue
-        call = isinstance(n.value, ast.Call) and ast.unparse(n.value.func) in ('field', 'dataclasses.field')
-        kw = {k.arg:names._value(k.value) for k in n.value.keywords} if call else dict(default=MISSING if n.value is None else names._value(n.value))
-        quoted = isinstance(n.annotation, ast.Constant) and isinstance(n.annotation.value, str)
-        if kw.get('init', True): out.append((n.target.id, names._value(ast.parse(n.annotation.value, mode='eval').body if quoted else n.annotation), field(**kw)))
+    classes = (node for node,_ in _statements(module) if isinstance(node, ast.ClassDef) and node.name == name)
+    node = next(classes, None)
+    if node is None: raise LookupError(f'{module}: no class {name}')
+    _check_plain(node)
+    for line in node.body:
+        if not isinstance(line, ast.AnnAssign) or line.target.id in without: continue
+        arguments = _field_arguments(line.value, names)
+        if not arguments.get('init', True): continue
+        out.append((line.target.id, _annotation(line.annotation, names), field(**arguments)))
     return out
 
-def imported_fields(module, name, without=()): # The same of the class itself
-    c = getattr(importlib.import_module(module), name)
-    hints = typing.get_type_hints(c)
-    return [(f.name, hints[f.name], field(default=f.default, default_factory=f.default_factory, metadata=f.metadata)) for f in fields(c) if f.init and f.name not in without]
+def _check_plain(node): # Only a dataclass without a base and without conditions is a list of fields
+    decorated = any('dataclass' in ast.unparse(d) for d in node.decorator_list)
+    if node.bases or not decorated: raise TypeError(f'{node.name}: not a plain dataclass')
+    inside = [o for block in node.body if isinstance(block, _BLOCKS) for o in ast.iter_child_nodes(block)]
+    if any(isinstance(o, ast.AnnAssign) for o in inside):
+        raise TypeError(f'{node.name}: its fields depend on a condition')
+
+def _field_arguments(value, names): # What follows the type (nothing, 3, field(…)) as arguments of `field`
+    if value is None: return dict(default=MISSING)
+    is_field = isinstance(value, ast.Call) and ast.unparse(value.func) in ('field', 'dataclasses.field')
+    if not is_field: return dict(default=names._value(value))
+    return {k.arg:names._value(k.value) for k in value.keywords}
+
+def _annotation(node, names): # A type, perhaps written as text
+    quoted = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return names._value(ast.parse(node.value, mode='eval').body if quoted else node)
+
+def imported_fields(
+    module:str,     # As for `written_fields`
+    name:str,       # As for `written_fields`
+    without=(),     # As for `written_fields`
+)->list[tuple]:     # The same list
+    "The fields of a dataclass, from the imported class"
+    cls = getattr(importlib.import_module(module), name)
+    hints = typing.get_type_hints(cls)
+    def again(f): return field(default=f.default, default_factory=f.default_factory, metadata=f.metadata)
+    return [(f.name, hints[f.name], again(f)) for f in fields(cls) if f.init and f.name not in without]
 
 # %% ../../nbs/core/03_settings.ipynb #7b0ef1d4
-SECRETS = ('hub_token',)
+SECRETS = ('hub_token',)  # Accepted as a flag, never stored
 
 @functools.cache
 def transformers_settings(
 )->type: # A dataclass with the fields of `TrainingArguments` that are not the kit's own
     "The settings that `transformers.TrainingArguments` adds"
     where = dict(module='transformers.training_args', name='TrainingArguments', without=own_settings())
-    try: fs = written_fields(**where)
-    except Exception: fs = imported_fields(**where)          # another way of writing it, in whatever respect
-    fs = [(k, str if {*typing.get_args(t)} == {str, bool} else t, f) for k,t,f in fs]
-    return make_dataclass('TransformersSettings', fs, namespace=dict(_argument_group_name='transformers.TrainingArguments'))
+    try: found = written_fields(**where)
+    except Exception: found = imported_fields(**where)       # a version that is written in another way
+    found = [(k, str if {*typing.get_args(t)} == {str, bool} else t, f) for k,t,f in found]
+    group = dict(_argument_group_name='transformers.TrainingArguments')
+    return make_dataclass('TransformersSettings', found, namespace=group)
 
 @functools.cache
 def all_settings(

@@ -10,12 +10,12 @@ __all__ = ['LOSSES', 'reward_difference', 'register_loss', 'get_loss', 'check_we
 # %% ../../nbs/training/02_losses.ipynb #70e3102a
 import math
 from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 from ..core.errors import UsageError
+from ..models.heads import wide
+from .collate import model_inputs, pair_rewards
 
 # %% ../../nbs/training/02_losses.ipynb #f9c0b565
 def reward_difference(
@@ -24,7 +24,8 @@ def reward_difference(
 )->Tensor:           # chosen - rejected, shape (n,), float32 (float64 if one of them is)
     "Difference of rewards pair by pair; a shape that is not (n,) for both is a ValueError"
     if chosen.shape!=rejected.shape or chosen.ndim!=1 or not len(chosen):
-        raise ValueError(f"rewards must be two tensors of one shape (n,), n > 0, got {tuple(chosen.shape)} and {tuple(rejected.shape)}")
+        shapes = f'{tuple(chosen.shape)} and {tuple(rejected.shape)}'
+        raise ValueError(f"rewards must be two tensors of one shape (n,), n > 0, got {shapes}")
     return wide(chosen) - wide(rejected)
 
 # %% ../../nbs/training/02_losses.ipynb #bf10e378
@@ -35,32 +36,29 @@ def register_loss(
     needs_margin:bool=False,   # Does every pair need a margin?
     max_weight:float=math.inf, # Largest `weight_ratio` that makes sense
 )->Callable:                   # Decorator that returns the function unchanged
-    "Put a loss on the shelf; the same name again replaces it, so that a cell can be run twice"
+    "Register a loss under a name; the same name again replaces it, so that a cell can be run twice"
     def _register(f:Callable)->Callable:
         f.needs_margin,f.max_weight = needs_margin,max_weight
         LOSSES[name] = f
         return f
     return _register
 
-# %% ../../nbs/training/02_losses.ipynb #34538049
 def get_loss(
     name:str, # A key of `LOSSES`
 )->Callable:  # The loss, with attributes `needs_margin` and `max_weight`
     "The loss called `name`; an unknown name is a UsageError with the known ones"
-    if name not in LOSSES:
-        raise UsageError(f"--loss_type {name}: no such loss; known: {', '.join(LOSSES)}")
-    return LOSSES[name]
+    if name in LOSSES: return LOSSES[name]
+    raise UsageError(f"--loss_type {name}: no such loss; known: {', '.join(LOSSES)}")
 
-# %% ../../nbs/training/02_losses.ipynb #6c771266
 def check_weight(
     name:str, # A key of `LOSSES`
     w:float,  # The value of `--weight_ratio`
 )->float:     # `w` as a float
     "Refuse a weight that the loss cannot use: negative, not finite, or above the loss's `max_weight`"
     top = get_loss(name).max_weight
-    try: v = float(w)
-    except (TypeError, ValueError): v = math.nan
-    if math.isfinite(v) and 0 <= v <= top: return v
+    try: value = float(w)
+    except (TypeError, ValueError): value = math.nan
+    if math.isfinite(value) and 0 <= value <= top: return value
     want = 'a finite number, 0 or more' if top==math.inf else f'between 0 and {top:g}'
     raise UsageError(f"--weight_ratio {w}: must be {want} with --loss_type {name}")
 
@@ -88,9 +86,10 @@ def margin_loss(
     remedy = 'use pairs with ratings or a `margin` column, or --loss_type bt'
     if margin is None: raise UsageError(f"--loss_type margin: the pairs have no margin; {remedy}")
     m = torch.as_tensor(margin, device=d.device).to(d.dtype)
-    if m.ndim and m.shape!=d.shape: raise ValueError(f"margin has shape {tuple(m.shape)}, the rewards {tuple(d.shape)}")
-    if not m.isfinite().all():
-        raise UsageError(f"--loss_type margin: {int((~m.isfinite()).sum())} of {m.numel()} margins are not finite numbers; {remedy}")
+    if m.ndim and m.shape!=d.shape:
+        raise ValueError(f"margin has shape {tuple(m.shape)}, the rewards have shape {tuple(d.shape)}")
+    if bad := int((~m.isfinite()).sum()):
+        raise UsageError(f"--loss_type margin: {bad} of {m.numel()} margins are not finite numbers; {remedy}")
     return -F.logsigmoid(d - m).mean()
 
 # %% ../../nbs/training/02_losses.ipynb #ef6e8b9e
@@ -124,8 +123,8 @@ def pair_metrics(
     chosen,          # Rewards of the chosen responses, shape (n,): tensor, array or list
     rejected,        # Rewards of the rejected responses, shape (n,)
 )->dict[str,float]:  # Metrics by name, computed in float64
-    "Accuracy (a tie is a half), mean margin, and mean, population standard deviation and range of the rewards"
-    c,r = _float64(chosen),_float64(rejected)
+    "Accuracy (a tie is a half), mean margin, and mean, standard deviation and range of the rewards"
+    c,r = _float64(chosen),_float64(rejected)                     # standard deviations: of the population
     d = reward_difference(c, r)
     both = torch.cat([c, r])
     res = dict(accuracy=((d>0) + .5*(d==0)).double().mean(), margin=d.mean(),
@@ -133,13 +132,6 @@ def pair_metrics(
         reward_rejected_mean=r.mean(), reward_rejected_std=r.std(correction=0),
         mean_reward=both.mean(), min_reward=both.min(), max_reward=both.max())
     return {k:v.item() for k,v in res.items()}
-
-# %% ../../nbs/training/02_losses.ipynb #09a478f0
-from collections.abc import Callable
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from ..models.heads import wide
 
 # %% ../../nbs/training/02_losses.ipynb #78571eaf
 def sft_loss(
@@ -162,7 +154,7 @@ def dpo_loss(
     ref_rejected:Tensor|float=0.,   # The same under the reference; 0: there is none
     beta:float=.1,                  # Scale inside the log-sigmoid
 )->Tensor:                          # Scalar, nats per pair
-    "DPO: the chosen response shall gain on the rejected one"
+    "DPO: raise the chosen response's likelihood relative to the rejected one's"
     return -F.logsigmoid(beta*((wide(chosen) - wide(rejected)) - (ref_chosen - ref_rejected))).mean()
 
 # %% ../../nbs/training/02_losses.ipynb #b6de9ac9
@@ -171,10 +163,13 @@ def text_loss(
     reference_free:bool=True,     # DPO without a reference
     no_logsigmoid_sft:bool=False, # Plain SFT
     beta:float=.1,                # Scale inside the log-sigmoid
-)->tuple[Callable,bool,bool]:     # The loss of `logp_chosen, logp_rejected, ref_chosen, ref_rejected`; whether it needs the rejected ones; the reference
+# the loss, of `(logp_chosen, logp_rejected, ref_chosen, ref_rejected)`, each of shape (n,);
+# does it need the rejected responses?; does it need the reference?
+)->tuple[Callable,bool,bool]:
     "The text loss that the flags name"
-    if sft_only: return (lambda c, r=None, rc=0., rr=0.: nll_loss(c) if no_logsigmoid_sft else sft_loss(c, beta)), False, False
-    if reference_free: return (lambda c, r, rc=0., rr=0.: dpo_loss(c, r, beta=beta)), True, False
+    if sft_only and no_logsigmoid_sft: return (lambda c, *rest: nll_loss(c)), False, False
+    if sft_only: return (lambda c, *rest: sft_loss(c, beta)), False, False
+    if reference_free: return (lambda c, r, *rest: dpo_loss(c, r, beta=beta)), True, False
     return (lambda c, r, rc, rr: dpo_loss(c, r, rc, rr, beta)), True, True
 
 # %% ../../nbs/training/02_losses.ipynb #37b54dfe
@@ -185,32 +180,29 @@ def text_metrics(
     ref_rejected=0.,   # The same under the reference, if it counts
 )->dict[str,float]:    # Metrics by name, computed in float64
     "Mean log-probabilities, and the accuracy of the language model as a judge"
-    c,r,rc,rr = (None if o is None else torch.as_tensor(o, dtype=torch.float64) for o in (chosen, rejected, ref_chosen, ref_rejected))
-    res = dict(logp_chosen=c.mean().item())
-    if r is None: return res
-    d = (c - r) - (rc - rr)
-    return res | dict(logp_rejected=r.mean().item(), dpo_accuracy=((d>0) + .5*(d==0)).double().mean().item())
-
-# %% ../../nbs/training/02_losses.ipynb #e3ba5c25
-import torch
-from fastcore.basics import patch
-from .collate import model_inputs, pair_rewards
+    c = _float64(chosen)
+    out = dict(logp_chosen=c.mean().item())
+    if rejected is None: return out
+    r,rc,rr = (_float64(o) for o in (rejected, ref_chosen, ref_rejected))
+    gain = (c - r) - (rc - rr)
+    accuracy = ((gain>0) + .5*(gain==0)).double().mean()
+    return out | dict(logp_rejected=r.mean().item(), dpo_accuracy=accuracy.item())
 
 # %% ../../nbs/training/02_losses.ipynb #436daea9
 class BTObjective:
     "A pairwise loss of rewards"
     def __init__(self,
-        c, # `Config`
-    ): self.loss,self.weight = get_loss(c.loss_type),c.weight_ratio
+        config, # `Config`
+    ): self.loss,self.weight = get_loss(config.loss_type),config.weight_ratio
 
     def values(self,
         model,            # `RewardModel`, possibly wrapped for several devices
         batch:dict,       # From a collator
-        evaluating=False, # For an evaluation
-    )->dict:              # name -> tensor (n,)
+        evaluating=False, # Is this an evaluation? (makes no difference here)
+    )->dict:              # `chosen`, `rejected`, `margin`; (n,)
         "The rewards of a batch, and its margins"
-        c,r = pair_rewards(model, batch)
-        return dict(chosen=c, rejected=r, margin=batch['margin'])
+        chosen,rejected = pair_rewards(model, batch)
+        return dict(chosen=chosen, rejected=rejected, margin=batch['margin'])
 
     def terms(self,
         v:dict, # From `values`
@@ -225,59 +217,65 @@ class BTObjective:
         return {k:t.item() for k,t in self.terms(v).items()} | pair_metrics(v['chosen'], v['rejected'])
 
 # %% ../../nbs/training/02_losses.ipynb #1bda335d
+def _logps(v): # Log-probabilities of both responses, and of the reference; (n,) each
+    return v['logp_chosen'], v.get('logp_rejected'), v.get('ref_chosen', 0.), v.get('ref_rejected', 0.)
+
 class GRMObjective:
     "The pairwise loss of rewards and a text loss"
     def __init__(self,
-        c, # `Config`
+        config, # `Config`
     ):
-        self.w,self.average = c.weight_ratio,c.average_log_prob
-        self.text,self.needs_rejected,self.needs_reference = text_loss(c.sft_only, c.reference_free, c.no_logsigmoid_sft, c.beta)
-        self.has_reference = not c.reference_free
+        self.weight,self.average = config.weight_ratio,config.average_log_prob
+        self.has_reference = not config.reference_free
+        flags = config.sft_only, config.reference_free, config.no_logsigmoid_sft, config.beta
+        self.text,self.needs_rejected,self.needs_reference = text_loss(*flags)
+
+    def values(self,
+        model,            # `GRM`, possibly wrapped for several devices
+        batch:dict,       # From a collator, with `learned`
+        evaluating=False, # For an evaluation: the log-probabilities of both responses
+    )->dict: # `chosen`, `rejected`; with a text loss `logp_…`, `ref_…` of both as far as needed; (n,) each
+        "Rewards and, with a text loss, log-probabilities"
+        if not self.weight: return dict(zip(('chosen', 'rejected'), pair_rewards(model, batch)))
+        n,both = len(batch['margin']),evaluating or self.needs_rejected
+        compares = self.needs_reference or evaluating and self.has_reference
+        learned = batch['learned'] if both else batch['learned'].first(n)     # the first n rows: chosen ones
+        known = {k:batch[k] for k in ('ref_chosen', 'ref_rejected') if k in batch}      # computed beforehand
+        rewards,logps,ref = model(**model_inputs(batch), learned=learned, average=self.average,
+                                  reference=compares and not known)
+        out = dict(chosen=rewards[:n], rejected=rewards[n:], logp_chosen=logps[:n])
+        if both: out['logp_rejected'] = logps[n:]
+        if compares: out |= known if ref is None else dict(ref_chosen=ref[:n], ref_rejected=ref[n:])
+        return out
 
     def terms(self,
         v:dict, # From `values`
     )->dict:    # `loss`; with a text loss its two terms, `reward_loss` and `text_loss`; scalars
         "What is minimised"
         pair = bt_loss(v['chosen'], v['rejected'])
-        if not self.w: return dict(loss=pair)
-        text = self.text(v['logp_chosen'], v.get('logp_rejected'), v.get('ref_chosen', 0.), v.get('ref_rejected', 0.))
-        return dict(loss=self.w*text + (1-self.w)*pair, reward_loss=pair, text_loss=text)
+        if not self.weight: return dict(loss=pair)
+        text = self.text(*_logps(v))
+        return dict(loss=self.weight*text + (1-self.weight)*pair, reward_loss=pair, text_loss=text)
 
     def metrics(self,
         v:dict,          # Values of many pairs, in float64
     )->dict[str,float]:  # By name
         "What is reported"
-        m = {k:t.item() for k,t in self.terms(v).items()} | pair_metrics(v['chosen'], v['rejected'])
-        m['reward_accuracy'] = m['accuracy']                                 # the original's name
-        return m | (text_metrics(v['logp_chosen'], v.get('logp_rejected'), v.get('ref_chosen', 0.), v.get('ref_rejected', 0.)) if self.w else {})
-
-# %% ../../nbs/training/02_losses.ipynb #8fb6c194
-@patch
-def values(self:GRMObjective,
-    model,            # `GRM`, possibly wrapped for several devices
-    batch:dict,       # From a collator, with `learned`
-    evaluating=False, # For an evaluation: the log-probabilities of both responses
-)->dict:              # name -> tensor (n,)
-    "Rewards and, with a text loss, log-probabilities"
-    if not self.w: return dict(zip(('chosen', 'rejected'), pair_rewards(model, batch)))
-    both,n = evaluating or self.needs_rejected,len(batch['margin'])
-    learned = batch['learned'] if both else batch['learned'].first(n)
-    wants = self.needs_reference or evaluating and self.has_reference
-    r,logp,ref = model(**model_inputs(batch), learned=learned, average=self.average, reference=wants and 'ref_chosen' not in batch)
-    v = dict(chosen=r[:n], rejected=r[n:], logp_chosen=logp[:n]) | (dict(logp_rejected=logp[n:]) if both else {})
-    if not wants: return v
-    return v | (dict(ref_chosen=batch['ref_chosen'], ref_rejected=batch['ref_rejected']) if ref is None else dict(ref_chosen=ref[:n], ref_rejected=ref[n:]))
+        out = {k:t.item() for k,t in self.terms(v).items()} | pair_metrics(v['chosen'], v['rejected'])
+        out['reward_accuracy'] = out['accuracy']                                 # the original's name
+        return out | (text_metrics(*_logps(v)) if self.weight else {})
 
 # %% ../../nbs/training/02_losses.ipynb #33ab42ed
 def make_objective(
-    c, # `Config`
-):     # `BTObjective` or `GRMObjective`
+    config, # `Config`
+):          # `BTObjective` or `GRMObjective`
     "The objective of a method"
-    return dict(bt=BTObjective, grm=GRMObjective)[c.method](c)
+    return dict(bt=BTObjective, grm=GRMObjective)[config.method](config)
 
 def measured(
-    c,            # `Config`
+    config,       # `Config`
 )->list[str]:     # With the prefix eval_
-    "Metrics that an evaluation gives, on which a best step can be chosen"
-    one = torch.ones(1, dtype=torch.float64)
-    return sorted(f'eval_{k}' for k in make_objective(c).metrics(dict.fromkeys(('chosen', 'rejected', 'margin', 'logp_chosen', 'logp_rejected', 'ref_chosen', 'ref_rejected'), one)))
+    "Metrics that an evaluation gives; any of them can choose the best step"
+    names = ('chosen', 'rejected', 'margin', 'logp_chosen', 'logp_rejected', 'ref_chosen', 'ref_rejected')
+    values = dict.fromkeys(names, torch.ones(1, dtype=torch.float64))
+    return sorted(f'eval_{k}' for k in make_objective(config).metrics(values))

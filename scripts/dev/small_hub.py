@@ -1,6 +1,21 @@
-"""The Hugging Face Hub's protocol on loopback, in memory, with faults on demand"""
+"""A small Hugging Face Hub for tests: its protocol on loopback, in memory, with faults on demand
 
-import base64, contextlib, hashlib, json, re, secrets, threading
+What happens to a push when the Hub answers 503, hangs, or commits and then loses the answer cannot be tried on the
+real Hub. This one speaks as much of the protocol as the real `huggingface_hub` client needs to create repositories,
+commit, tag, list and download, and it fails where a test tells it to. It logs each request with the number of bytes
+in its body, so that a test can count what was sent. It binds to loopback only, and its tokens are random.
+
+A fault names the requests it meets by a pattern on `METHOD path`, what it does to them, and how many times:
+
+    401, 403, 404, 409, 429, 500, 502, 503 ...   that status; nothing was done
+    cut          the connection closes before an answer; nothing was done
+    cut_inside   it was done, the connection closes in the middle of the answer
+    lost         it was done, the connection closes before the answer
+    hang         no answer, ever; nothing was done
+    trickle      the answer comes byte by byte and never ends
+"""
+
+import base64, contextlib, hashlib, json, os, re, secrets, tempfile, threading
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +23,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
 import yaml
 
-LFS = re.compile(r'\.(safetensors|bin|pt|pth|h5|onnx|model|parquet|zip)$|^(tokenizer\.json)$')  # Names kept as LFS objects
+# Names of files that are kept as LFS objects
+LFS = re.compile(r'\.(safetensors|bin|pt|pth|h5|onnx|model|parquet|zip)$|^(tokenizer\.json)$')
 
 def git_sha1(
     data:bytes, # Content of a file
@@ -26,7 +42,9 @@ class Blob:
     @property
     def sha256(self): return hashlib.sha256(self.data).hexdigest()
     def entry(self, path): # As the Hub lists it
-        return dict(type='file', path=path, size=len(self.data), oid=self.oid) | (dict(lfs=dict(oid=self.sha256, size=len(self.data), pointerSize=130)) if self.lfs else {})
+        out = dict(type='file', path=path, size=len(self.data), oid=self.oid)
+        if self.lfs: out['lfs'] = dict(oid=self.sha256, size=len(self.data), pointerSize=130)
+        return out
 
 @dataclass
 class Commit:
@@ -35,18 +53,23 @@ class Commit:
 
 class Refused(Exception):
     "An answer that is an error"
-    def __init__(self, status, message, code=None, url=None): super().__init__(message); self.status,self.code,self.url = status,code,url
+    def __init__(self, status, message, code=None, url=None):
+        super().__init__(message)
+        self.status,self.code,self.url = status,code,url
 
 class Repo:
     "Commits, branches and tags"
     def __init__(self, private=False):
         self.private,self.commits,self.branches,self.tags = private,{},{},{}
-        self.commit('main', dict({'.gitattributes':Blob(b'*.safetensors filter=lfs diff=lfs merge=lfs -text\n')}), 'initial commit')
+        attributes = Blob(b'*.safetensors filter=lfs diff=lfs merge=lfs -text\n')
+        self.commit('main', {'.gitattributes':attributes}, 'initial commit')
 
     def commit(self, branch, files, title): # A new state of a branch
         parent = self.branches.get(branch)
-        oid = hashlib.sha1(json.dumps([len(self.commits), parent, title, {k:v.oid for k,v in files.items()}, secrets.token_hex(8)]).encode()).hexdigest()
-        self.commits[oid] = Commit(oid, files, title, parent, datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%S.000Z'))
+        content = [len(self.commits), parent, title, {k:v.oid for k,v in files.items()}, secrets.token_hex(8)]
+        oid = hashlib.sha1(json.dumps(content).encode()).hexdigest()
+        now = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%S.000Z')
+        self.commits[oid] = Commit(oid, files, title, parent, now)
         self.branches[branch] = oid
         return self.commits[oid]
 
@@ -56,30 +79,39 @@ class Repo:
         return self.commits[oid]
 
     def history(self, rev): # Newest first
-        c,out = self.at(rev),[]
-        while c: out.append(c); c = self.commits.get(c.parent)
+        commit,out = self.at(rev),[]
+        while commit:
+            out.append(commit)
+            commit = self.commits.get(commit.parent)
         return out
 
 @dataclass
 class Fault:
-    "Something that goes wrong"
+    "Something that goes wrong; see the table at the top"
     match:str              # Regular expression, searched in 'METHOD path'
     kind:int|str           # A status, or one of cut, cut_inside, lost, hang, trickle
-    times:float=1          # How often; `math.inf`: always
+    times:float=1          # How many times; `math.inf`: always
     retry_after:int|None=None # Seconds in a Retry-After header
-    skip:int=0             # Let so many requests that match pass first
-    met:int=0              # How often it has happened
+    skip:int=0             # Number of matching requests to let pass first
+    met:int=0              # How many times it has happened
 
     def meets(self, request):
         if self.times <= 0 or not re.search(self.match, request): return False
-        if self.skip > 0: self.skip -= 1; return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
         self.times -= 1; self.met += 1
         return True
 
 @dataclass
 class Request:
-    "What was asked"
-    method:str; path:str; sent:int; user:str|None; fault:int|str|None=None; status:int|None=None
+    "An entry of the log"
+    method:str
+    path:str
+    sent:int                   # Bytes in its body
+    user:str|None
+    fault:int|str|None=None    # Kind of the fault that it met
+    status:int|None=None       # Of the answer
 
 _ROUTES = []
 def route(method, pattern): # Decorator: this method answers these requests
@@ -89,70 +121,87 @@ def route(method, pattern): # Decorator: this method answers these requests
 _ID = r'(?P<repo>[^/]+/[^/]+)'
 
 class Routes:
-    "What the Hub answers; `self.hub` is the Hub, `self.user` who asks"
-    def __init__(self, hub, user, query, body, headers): self.hub,self.user,self.query,self.body,self.headers = hub,user,query,body,headers
+    "What the Hub answers: a route returns what becomes JSON, or raises `Refused`"
+    def __init__(self,
+        hub,     # The `SmallHub`
+        user,    # Name of the user who asks; None without a valid token
+        query,   # Of the URL, parsed
+        body,    # Bytes
+        headers, # Of the request
+    ): self.hub,self.user,self.query,self.body,self.headers = hub,user,query,body,headers
+
     @property
     def json(self): return json.loads(self.body or b'{}')
 
     def may_write(self, namespace): # Rights of the login
         if self.user is None: raise Refused(401, 'Invalid username or password.')
-        u = self.hub.users[self.user]
-        if u['role'] == 'read' or (namespace != self.user and u['orgs'].get(namespace, 'read') == 'read'): raise Refused(403, f"You don't have the rights to write to {namespace}")
+        user = self.hub.users[self.user]
+        only_reads = namespace != self.user and user['orgs'].get(namespace, 'read') == 'read'
+        if user['role'] == 'read' or only_reads:
+            raise Refused(403, f"You don't have the rights to write to {namespace}")
 
     def get(self, repo, write=False): # The repository, if the login may see it
-        if write: self.may_write(repo.split('/')[0])
-        r = self.hub.repos.get(repo)
-        hidden = r and r.private and (self.user is None or (repo.split('/')[0] not in (self.user, *self.hub.users[self.user]['orgs'])))
-        if r is None or hidden: raise Refused(404 if self.user else 401, 'Repository not found', 'RepoNotFound')
-        return r
+        namespace,found = repo.split('/')[0],self.hub.repos.get(repo)
+        if write: self.may_write(namespace)
+        if found and found.private:
+            if self.user is None or namespace not in (self.user, *self.hub.users[self.user]['orgs']): found = None
+        if found is None: raise Refused(404 if self.user else 401, 'Repository not found', 'RepoNotFound')
+        return found
 
     @route('GET', '/api/whoami-v2')
     def whoami(self):
         if self.user is None: raise Refused(401, 'Invalid user token.')
-        u = self.hub.users[self.user]
-        return dict(type='user', name=self.user, orgs=[dict(type='org', name=o, roleInOrg=r) for o,r in u['orgs'].items()], auth=dict(type='access_token', accessToken=dict(displayName='test', role=u['role'])))
+        user = self.hub.users[self.user]
+        orgs = [dict(type='org', name=name, roleInOrg=role) for name,role in user['orgs'].items()]
+        auth = dict(type='access_token', accessToken=dict(displayName='test', role=user['role']))
+        return dict(type='user', name=self.user, orgs=orgs, auth=auth)
 
     @route('POST', '/api/repos/create')
     def create(self):
-        o = self.json
-        space = o.get('organization') or self.user
-        self.may_write(space)
-        name = f"{space}/{o['name']}"
-        if name in self.hub.repos: raise Refused(409, f'You already created this model repo: {name}', url=f'{self.hub.url}/{name}')
-        self.hub.repos[name] = Repo(o.get('visibility') == 'private' or bool(o.get('private')))
-        return dict(url=f'{self.hub.url}/{name}', name=name, id=name)
+        wanted = self.json
+        namespace = wanted.get('organization') or self.user
+        self.may_write(namespace)
+        name = f"{namespace}/{wanted['name']}"
+        url = f'{self.hub.url}/{name}'
+        if name in self.hub.repos: raise Refused(409, f'You already created this model repo: {name}', url=url)
+        self.hub.repos[name] = Repo(wanted.get('visibility') == 'private' or bool(wanted.get('private')))
+        return dict(url=url, name=name, id=name)
 
     @route('POST', '/api/validate-yaml')
     def validate(self):
         m = re.match(r'---\n(.*?)\n---\n', self.json['content'], re.S)
         try: meta = yaml.safe_load(m.group(1)) if m else {}
         except yaml.YAMLError as e: raise Refused(400, f'YAML: {str(e).splitlines()[0]}', 'yaml')
-        if not isinstance(meta, dict): raise Refused(400, 'metadata must be names and values', 'yaml')
+        if not isinstance(meta, dict): raise Refused(400, 'the metadata must be a mapping', 'yaml')
         return dict(errors=[], warnings=[] if m else [dict(message='empty or missing yaml metadata in repo card')])
 
 class Reading(Routes):
     "Routes that change nothing"
     @route('GET', f'/api/models/{_ID}(/revision/(?P<rev>[^/]+))?')
     def info(self, repo, rev=None):
-        r = self.get(repo); c = r.at(rev or 'main')
-        return dict(_id='0', id=repo, modelId=repo, sha=c.oid, private=r.private, gated=False, disabled=False, downloads=0, likes=0, tags=[], siblings=[dict(rfilename=p) for p in c.files])
+        found = self.get(repo)
+        commit = found.at(rev or 'main')
+        fixed = dict(_id='0', gated=False, disabled=False, downloads=0, likes=0, tags=[])
+        files = [dict(rfilename=p) for p in commit.files]
+        return dict(id=repo, modelId=repo, sha=commit.oid, private=found.private, siblings=files) | fixed
 
     @route('GET', f'/api/models/{_ID}/refs')
     def refs(self, repo):
-        r = self.get(repo)
+        found = self.get(repo)
         def listed(d, kind): return [dict(name=k, ref=f'refs/{kind}/{k}', targetCommit=v) for k,v in d.items()]
-        return dict(branches=listed(r.branches, 'heads'), tags=listed(r.tags, 'tags'), converts=[])
+        return dict(branches=listed(found.branches, 'heads'), tags=listed(found.tags, 'tags'), converts=[])
 
     @route('GET', f'/api/models/{_ID}/tree/(?P<rev>[^/]+)(/(?P<path>.*))?')
     def tree(self, repo, rev, path=None):
         files = self.get(repo).at(rev).files
         if path: files = {k:v for k,v in files.items() if k.startswith(path.strip('/') + '/')}
         if path and not files: raise Refused(404, f'{path} does not exist', 'EntryNotFound')
+        if self.query.get('recursive', ['false'])[0].lower() in ('true', '1'):
+            return [blob.entry(k) for k,blob in sorted(files.items())]
         depth = len(path.strip('/').split('/')) if path else 0
-        if self.query.get('recursive', ['false'])[0].lower() not in ('true', '1'):
-            folders = {'/'.join(k.split('/')[:depth+1]) for k in files if k.count('/') > depth}
-            return [b.entry(k) for k,b in files.items() if k.count('/') == depth] + [dict(type='directory', path=f, size=0, oid='0'*40) for f in sorted(folders)]
-        return [b.entry(k) for k,b in sorted(files.items())]
+        here = [blob.entry(k) for k,blob in files.items() if k.count('/') == depth]
+        folders = {'/'.join(k.split('/')[:depth+1]) for k in files if k.count('/') > depth}
+        return here + [dict(type='directory', path=f, size=0, oid='0'*40) for f in sorted(folders)]
 
     @route('POST', f'/api/models/{_ID}/paths-info/(?P<rev>[^/]+)')
     def paths(self, repo, rev):
@@ -162,31 +211,42 @@ class Reading(Routes):
 
     @route('GET', f'/api/models/{_ID}/commits/(?P<rev>[^/]+)')
     def commits(self, repo, rev):
-        return [dict(id=c.oid, title=c.title, message='', authors=[dict(user=self.user or 'nobody')], date=c.date) for c in self.get(repo).history(rev)]
+        fixed = dict(message='', authors=[dict(user=self.user or 'nobody')])
+        return [dict(id=c.oid, title=c.title, date=c.date) | fixed for c in self.get(repo).history(rev)]
 
     @route('(GET|HEAD)', f'/{_ID}/resolve/(?P<rev>[^/]+)/(?P<path>.+)')
     def resolve(self, repo, rev, path):
-        c = self.get(repo).at(rev)
-        if path not in c.files: raise Refused(404, f'{path} does not exist in {rev}', 'EntryNotFound')
-        b = c.files[path]
-        return b.data, {'X-Repo-Commit':c.oid, 'ETag':f'"{b.sha256 if b.lfs else b.oid}"', 'X-Linked-Size':str(len(b.data))} | ({'X-Linked-Etag':f'"{b.sha256}"'} if b.lfs else {})
+        commit = self.get(repo).at(rev)
+        if path not in commit.files: raise Refused(404, f'{path} does not exist in {rev}', 'EntryNotFound')
+        blob = commit.files[path]
+        etag = f'"{blob.sha256 if blob.lfs else blob.oid}"'
+        headers = {'X-Repo-Commit':commit.oid, 'ETag':etag, 'X-Linked-Size':str(len(blob.data))}
+        if blob.lfs: headers['X-Linked-Etag'] = etag
+        return blob.data, headers
 
 class Writing(Reading):
     "Routes that change something"
     @route('POST', f'/api/models/{_ID}/preupload/(?P<rev>[^/]+)')
     def preupload(self, repo, rev):
-        files,o = self.get(repo, write=True).at(rev).files,self.json
-        ignored = o['gitIgnore'] if 'gitIgnore' in o else (files['.gitignore'].data.decode() if '.gitignore' in files else '')
-        def one(f):
-            b = files.get(f['path'])
-            return dict(path=f['path'], uploadMode='lfs' if LFS.search(f['path']) else 'regular', shouldIgnore=any(l and Path(f['path']).match(l) for l in ignored.split()), oid=b and (b.sha256 if b.lfs else b.oid))
-        return dict(files=[one(f) for f in o['files']])
+        files,wanted = self.get(repo, write=True).at(rev).files,self.json
+        there = files['.gitignore'].data.decode() if '.gitignore' in files else ''
+        ignored = wanted.get('gitIgnore', there).split()
+        def answer(path):
+            blob = files.get(path)
+            return dict(path=path, uploadMode='lfs' if LFS.search(path) else 'regular',
+                        shouldIgnore=any(Path(path).match(pattern) for pattern in ignored),
+                        oid=blob and (blob.sha256 if blob.lfs else blob.oid))
+        return dict(files=[answer(f['path']) for f in wanted['files']])
 
     @route('POST', f'/{_ID}\\.git/info/lfs/objects/batch')
     def batch(self, repo):
         self.get(repo, write=True)
-        def actions(oid): return {} if oid in self.hub.objects else dict(actions=dict(upload=dict(href=f'{self.hub.url}/lfs/{oid}'), verify=dict(href=f'{self.hub.url}/lfs-verify/{repo}')))
-        return dict(transfer='basic', objects=[dict(oid=o['oid'], size=o['size']) | actions(o['oid']) for o in self.json['objects']])
+        def actions(oid): # None for content that is here already
+            if oid in self.hub.objects: return {}
+            upload,verify = f'{self.hub.url}/lfs/{oid}',f'{self.hub.url}/lfs-verify/{repo}'
+            return dict(actions=dict(upload=dict(href=upload), verify=dict(href=verify)))
+        objects = [dict(oid=o['oid'], size=o['size']) | actions(o['oid']) for o in self.json['objects']]
+        return dict(transfer='basic', objects=objects)
 
     @route('PUT', '/lfs/(?P<oid>[0-9a-f]{64})')
     def put(self, oid):
@@ -199,96 +259,125 @@ class Writing(Reading):
         if self.json['oid'] not in self.hub.objects: raise Refused(404, 'object not found')
         return {}
 
+    def _changed(self, files): # A commit's header, and the files after it
+        head,files = {},dict(files)
+        for line in self.body.splitlines():
+            operation = json.loads(line)
+            key,value = operation['key'],operation['value']
+            if key == 'header': head = value
+            elif key == 'file': files[value['path']] = Blob(base64.b64decode(value['content']))
+            elif key == 'lfsFile':
+                if value['oid'] not in self.hub.objects:
+                    raise Refused(400, f"{value['path']}: its content was not uploaded")
+                files[value['path']] = Blob(self.hub.objects[value['oid']], lfs=True)
+            elif key == 'deletedFile':
+                if files.pop(value['path'], None) is None:
+                    raise Refused(404, "A file with this name doesn't exist", 'EntryNotFound')
+            elif key == 'deletedFolder':
+                folder = value['path'].rstrip('/') + '/'
+                files = {k:blob for k,blob in files.items() if not k.startswith(folder)}
+        return head, files
+
     @route('POST', f'/api/models/{_ID}/commit/(?P<rev>[^/]+)')
     def commit(self, repo, rev):
-        r = self.get(repo, write=True)
-        if rev not in r.branches: raise Refused(404, f'{rev}: no such branch', 'RevisionNotFound')
-        head,files = {},dict(r.at(rev).files)
-        for line in self.body.splitlines():
-            o = json.loads(line); v = o['value']
-            if o['key'] == 'header': head = v
-            elif o['key'] == 'file': files[v['path']] = Blob(base64.b64decode(v['content']))
-            elif o['key'] == 'lfsFile':
-                if v['oid'] not in self.hub.objects: raise Refused(400, f"{v['path']}: its content was not uploaded")
-                files[v['path']] = Blob(self.hub.objects[v['oid']], lfs=True)
-            elif o['key'] == 'deletedFile':
-                if files.pop(v['path'], None) is None: raise Refused(404, "A file with this name doesn't exist", 'EntryNotFound')
-            elif o['key'] == 'deletedFolder': files = {k:b for k,b in files.items() if not k.startswith(v['path'].rstrip('/') + '/')}
-        if head.get('parentCommit') not in (None, r.branches[rev]): raise Refused(412, 'A commit has happened since')
-        c = r.commit(rev, files, head['summary'])
-        return dict(success=True, commitOid=c.oid, commitUrl=f'{self.hub.url}/{repo}/commit/{c.oid}', hookOutput='')
+        found = self.get(repo, write=True)
+        if rev not in found.branches: raise Refused(404, f'{rev}: no such branch', 'RevisionNotFound')
+        head,files = self._changed(found.at(rev).files)
+        if head.get('parentCommit') not in (None, found.branches[rev]):
+            raise Refused(412, 'A commit has happened since')
+        commit = found.commit(rev, files, head['summary'])
+        url = f'{self.hub.url}/{repo}/commit/{commit.oid}'
+        return dict(success=True, commitOid=commit.oid, commitUrl=url, hookOutput='')
 
     @route('POST', f'/api/models/{_ID}/tag/(?P<rev>[^/]+)')
     def tag(self, repo, rev):
-        r = self.get(repo, write=True); c = r.at(rev); name = self.json['tag']
-        if name in r.tags: raise Refused(409, f'Tag {name} already exists')
-        r.tags[name] = c.oid
+        found,name = self.get(repo, write=True),self.json['tag']
+        oid = found.at(rev).oid
+        if name in found.tags: raise Refused(409, f'Tag {name} already exists')
+        found.tags[name] = oid
         return {}
 
     @route('DELETE', f'/api/models/{_ID}/tag/(?P<name>[^/]+)')
     def untag(self, repo, name):
-        r = self.get(repo, write=True)
-        if r.tags.pop(name, None) is None: raise Refused(404, f'{name}: no such tag', 'RevisionNotFound')
+        tags = self.get(repo, write=True).tags
+        if tags.pop(name, None) is None: raise Refused(404, f'{name}: no such tag', 'RevisionNotFound')
         return {}
 
     @route('POST', f'/api/models/{_ID}/branch/(?P<name>[^/]+)')
     def branch(self, repo, name):
-        r = self.get(repo, write=True)
-        if name in r.branches: raise Refused(409, f'Reference already exists: {name}')
-        r.branches[name] = r.at(self.json.get('startingPoint', 'main')).oid
+        found = self.get(repo, write=True)
+        if name in found.branches: raise Refused(409, f'Reference already exists: {name}')
+        found.branches[name] = found.at(self.json.get('startingPoint', 'main')).oid
         return {}
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def log_message(self, *_): pass
 
-    def _body(self): # Whole, with or without a length
-        if 'chunked' not in self.headers.get('Transfer-Encoding', ''): return self.rfile.read(int(self.headers.get('Content-Length') or 0))
+    def _body(self): # All of it, with or without a length
+        if 'chunked' not in self.headers.get('Transfer-Encoding', ''):
+            return self.rfile.read(int(self.headers.get('Content-Length') or 0))
         out = b''
-        while n := int(self.rfile.readline().split(b';')[0], 16): out += self.rfile.read(n); self.rfile.readline()
+        while n := int(self.rfile.readline().split(b';')[0], 16):
+            out += self.rfile.read(n)
+            self.rfile.readline()
         self.rfile.readline()
         return out
 
     def _answer(self, status, data, headers, upto=None): # The answer, or its first `upto` bytes
         self.send_response(status)
-        for k,v in ({'Content-Type':'application/json'} | headers).items(): self.send_header(k, v)
-        self.send_header('Content-Length', str(len(data))); self.end_headers()
+        all_headers = {'Content-Type':'application/json'} | headers | {'Content-Length':str(len(data))}
+        for k,v in all_headers.items(): self.send_header(k, v)
+        self.end_headers()
         if self.command != 'HEAD': self.wfile.write(data[:upto])
 
     def _trickle(self): # White space before JSON that never comes
-        self.send_response(200); self.send_header('Content-Type', 'application/json'); self.send_header('Content-Length', str(10**9)); self.end_headers()
+        self.send_response(200)
+        for k,v in {'Content-Type':'application/json', 'Content-Length':str(10**9)}.items(): self.send_header(k, v)
+        self.end_headers()
         with contextlib.suppress(OSError):
-            while not self.server.hub.closing.wait(.1): self.wfile.write(b' '); self.wfile.flush()
+            while not self.server.hub.closing.wait(.1):
+                self.wfile.write(b' ')
+                self.wfile.flush()
+
+    def _route(self, url, body, user): # What the route that matches returns
+        for method,pattern,f in _ROUTES:
+            if not re.fullmatch(method, self.command) or not (m := pattern.match(url.path)): continue
+            args = {k:unquote(v) for k,v in m.groupdict().items() if v is not None}
+            routes = Writing(self.server.hub, user, parse_qs(url.query), body, self.headers)
+            with self.server.hub.lock: return f(routes, **args)
+        raise Refused(404, f'{self.command} {url.path}: this small Hub does not know it')
 
     def _result(self, url, body, user): # (status, bytes, headers)
-        try:
-            for method,pattern,f in _ROUTES:
-                if re.fullmatch(method, self.command) and (m := pattern.match(url.path)):
-                    args = {k:unquote(v) for k,v in m.groupdict().items() if v is not None}
-                    with self.server.hub.lock: out = f(Writing(self.server.hub, user, parse_qs(url.query), body, self.headers), **args)
-                    return (200, *out) if isinstance(out, tuple) else (200, json.dumps(out).encode(), {})
-            raise Refused(404, f'{self.command} {url.path}: this small Hub does not know it')
+        try: out = self._route(url, body, user)
         except Refused as e:
-            body = json.dumps(dict(error=str(e), errors=[dict(message=str(e))], warnings=[]) | (dict(url=e.url) if e.url else {}))
-            return e.status, body.encode(), {'X-Error-Message':str(e)} | ({'X-Error-Code':e.code} if e.code else {})
+            error = dict(error=str(e), errors=[dict(message=str(e))], warnings=[]) | (dict(url=e.url) if e.url else {})
+            headers = {'X-Error-Message':str(e)} | ({'X-Error-Code':e.code} if e.code else {})
+            return e.status, json.dumps(error).encode(), headers
+        return (200, *out) if isinstance(out, tuple) else (200, json.dumps(out).encode(), {})
 
-    def _do(self):
+    def _planned(self, status, fault): # (status, bytes, headers) of a fault that is a status
+        message = 'Invalid credentials in Authorization header' if status == 401 else f'a planned {status}'
+        headers = {'X-Error-Message':message}
+        if fault and fault.retry_after is not None: headers['Retry-After'] = str(fault.retry_after)
+        return status, json.dumps(dict(error=f'a planned {status}')).encode(), headers
+
+    def _do(self): # Every request is read to its end, logged, and then answered, or not
         hub,url,body = self.server.hub,urlparse(self.path),self._body()
         user = hub.tokens.get(self.headers.get('Authorization', '').removeprefix('Bearer '))
         with hub.lock:
             fault = next((f for f in hub.faults if f.meets(f'{self.command} {url.path}')), None)
-            log = Request(self.command, url.path, len(body), user, fault and fault.kind); hub.log.append(log)
-        kind = fault and fault.kind
+            kind = fault and fault.kind
+            request = Request(self.command, url.path, len(body), user, kind)
+            hub.log.append(request)
         if 'Authorization' in self.headers and user is None: kind = kind or 401
         if kind == 'hang': hub.closing.wait()
         elif kind == 'trickle': self._trickle()
-        if kind in ('cut', 'hang', 'trickle'): self.close_connection = True; return
-        if isinstance(kind, int): status,data,headers = kind,json.dumps(dict(error=f'a planned {kind}')).encode(),{'X-Error-Message':'Invalid credentials in Authorization header' if kind == 401 else f'a planned {kind}'} | ({'Retry-After':str(fault.retry_after)} if fault and fault.retry_after is not None else {})
-        else: status,data,headers = self._result(url, body, user)
-        log.status = status
-        if kind == 'lost': self.close_connection = True; return
-        self._answer(status, data, headers, len(data)//2 if kind == 'cut_inside' else None)
-        if kind == 'cut_inside': self.close_connection = True
+        if kind not in ('cut', 'hang', 'trickle'):
+            out = self._planned(kind, fault) if isinstance(kind, int) else self._result(url, body, user)
+            request.status = out[0]
+            if kind != 'lost': self._answer(*out, upto=len(out[1])//2 if kind == 'cut_inside' else None)
+        if isinstance(kind, str): self.close_connection = True
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _do
 
 class SmallHub:
@@ -302,14 +391,14 @@ class SmallHub:
         self.faults,self.log,self.lock,self.closing = [],[],threading.RLock(),threading.Event()
         self.token = self.add_user(user, orgs or {}, role)
 
-    def add_user(self, name, orgs=None, role='write')->str: # Its token
-        "Another user"
+    def add_user(self, name, orgs=None, role='write')->str: # The user's token
+        "Add a user"
         token = f'hf_{secrets.token_hex(17)}'
         self.users[name],self.tokens[token] = dict(orgs=orgs or {}, role=role),name
         return token
 
     def fault(self, match, kind, times=1, **kw)->Fault:
-        "Something that goes wrong from now on; see `Fault`"
+        "Plan a fault; see `Fault`"
         self.faults.append(Fault(match, kind, times, **kw))
         return self.faults[-1]
 
@@ -323,16 +412,32 @@ class SmallHub:
 
     def env(self, home)->dict: # Environment of a client, with its cache in the folder `home`
         "What makes the real client talk to this Hub"
-        return dict(HF_ENDPOINT=self.url, HF_TOKEN=self.token, HF_HOME=str(home), HF_HUB_DISABLE_XET='1', HF_HUB_OFFLINE='0', HF_HUB_DISABLE_TELEMETRY='1', HF_HUB_DISABLE_PROGRESS_BARS='1', NO_PROXY='127.0.0.1', no_proxy='127.0.0.1')
+        quiet = dict(HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1', HF_HUB_DISABLE_PROGRESS_BARS='1')
+        return dict(HF_ENDPOINT=self.url, HF_TOKEN=self.token, HF_HOME=str(home), HF_HUB_OFFLINE='0', **quiet,
+                    NO_PROXY='127.0.0.1', no_proxy='127.0.0.1')
 
     def __enter__(self):
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
         self.server.hub,self.server.daemon_threads,self.server.block_on_close = self,True,False
-        self.server.handle_error = lambda *_: None                                  # clients that go away
+        self.server.handle_error = lambda *_: None    # clients that close the connection
         self.url = f'http://127.0.0.1:{self.server.server_address[1]}'
-        threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=.05), daemon=True).start()
+        serve = threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=.05), daemon=True)
+        serve.start()
         return self
 
     def __exit__(self, *_):
         self.closing.set()
-        self.server.shutdown(); self.server.server_close()
+        self.server.shutdown()
+        self.server.server_close()
+
+@contextlib.contextmanager
+def small_hub(**kw): # Arguments of `SmallHub`; by default the user may write to the organization `team`
+    "A small Hub that child processes of this one talk to: its address and token are in `os.environ` inside the block"
+    kw.setdefault('orgs', dict(team='write'))
+    with SmallHub(**kw) as hub, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        env = hub.env(home)
+        before = {k:os.environ.get(k) for k in env}
+        os.environ.update(env)
+        try: yield hub
+        finally:
+            for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
