@@ -1,5 +1,6 @@
-"""The steps that are compared. Each takes pairs, collates them and makes one optimizer step; all have the same weights, adapters and heads
+"""The steps that are compared: each takes pairs, collates them and makes one optimizer step
 
+All have the same weights, adapters and heads.
 Gradient clipping, logging and the schedule are left out of all of them.
 """
 import contextlib, os, tempfile, warnings
@@ -11,12 +12,13 @@ from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback
 from transformers.utils import logging as hf_logging
 from trl import RewardConfig, RewardTrainer
-from rm_nbdev.bases import seeded
-from rm_nbdev.batching import make_collator, pad_sequences, span_mask
-from rm_nbdev.config import Config
-from rm_nbdev.models import make_model
-from rm_nbdev.objectives import make_objective
-from rm_nbdev.scoring import score, score_ids
+from rm_nbdev.core.config import Config
+from rm_nbdev.models.bases import seeded
+from rm_nbdev.models.packing import pad_sequences
+from rm_nbdev.models.reward_model import make_model
+from rm_nbdev.scoring.rewards import score, score_ids
+from rm_nbdev.training.collate import make_collator, span_mask
+from rm_nbdev.training.losses import make_objective
 from workload import PAD, bare_tokenizer
 
 hf_logging.set_verbosity_error()
@@ -28,12 +30,13 @@ LR = 1e-5
 
 def make(method, base, checkpointing=False, **settings):
     "The kit's config and model, adapters moved off zero so that their gradients and the reference tell something"
-    c = Config(method, base_model=base, gradient_checkpointing=checkpointing, bf16=False, use_cpu=True, **settings)
-    model = make_model(c, PAD).train()
+    config = Config(method, base_model=base, gradient_checkpointing=checkpointing, bf16=False, use_cpu=True,
+                    **settings)
+    model = make_model(config, PAD).train()
     with seeded(1):
         for n,p in model.named_parameters():
             if 'lora_B' in n: nn.init.normal_(p, std=.02)
-    return c, model
+    return config, model
 
 class Step:
     "One optimizer step of a model; a subclass says what the loss of some pairs is"
@@ -62,31 +65,40 @@ class Step:
 class Kit(Step):
     "The kit's own collator, model and objective"
     def __init__(self, base, method='bt', **settings):
-        c,model = make(method, base, **settings)
+        config,model = make(method, base, **settings)
         super().__init__(model)
-        if c.batching == 'packed' and not model.packs: raise SystemExit(f'the fast path is not in use: {model.packing_note}')
-        self.collate,self.obj = make_collator(c, PAD, model.packs),make_objective(c)
-    def loss(self, rows): return self.obj.terms(self.obj.values(self.model, self.collate(rows)))['loss']
+        if config.batching == 'packed' and not model.packs:
+            raise SystemExit(f'the fast path is not in use: {model.packing_note}')
+        self.collate,self.objective = make_collator(config, PAD, model.packs),make_objective(config)
+    def loss(self, rows):
+        values = self.objective.values(self.model, self.collate(rows))
+        return self.objective.terms(values)['loss']
 
 class Trl(Step):
     "`trl.RewardTrainer` with its own collator, loss, training step and optimizer"
     def __init__(self, base, warm, checkpointing=True, dropout=True):
         pairs = Dataset.from_list([self._bare(o) for o in warm])
         with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(None):
-            args = RewardConfig(output_dir=d, bf16=False, use_cpu=True, gradient_checkpointing=checkpointing, disable_dropout=not dropout, learning_rate=0.,
-                                max_steps=1, per_device_train_batch_size=len(warm), save_strategy='no', report_to='none', disable_tqdm=True)
-            self.trainer = RewardTrainer(make('bt', base, batching='padded')[1].model, args, train_dataset=pairs, processing_class=bare_tokenizer())
+            args = RewardConfig(
+                output_dir=d, bf16=False, use_cpu=True, gradient_checkpointing=checkpointing,
+                disable_dropout=not dropout, learning_rate=0., max_steps=1, per_device_train_batch_size=len(warm),
+                save_strategy='no', report_to='none', disable_tqdm=True)
+            model = make('bt', base, batching='padded')[1].model
+            self.trainer = RewardTrainer(model, args, train_dataset=pairs, processing_class=bare_tokenizer())
             self.trainer.remove_callback(PrinterCallback)
-            self.trainer.train()                      # one short step at learning rate 0: sets up all that belongs to its loop
+            self.trainer.train()          # one short step at learning rate 0, which sets up what its loop needs
         self.model,self.opt = self.trainer.model_wrapped,self.trainer.optimizer
         for g in self.opt.param_groups: g['lr'] = LR
     @staticmethod
     def _bare(row): return {k:row[k] for k in ('chosen_ids', 'rejected_ids')}
-    def backward(self, rows): return self.trainer.training_step(self.model, self.trainer.data_collator([self._bare(o) for o in rows]))
+    def backward(self, rows):
+        batch = self.trainer.data_collator([self._bare(o) for o in rows])
+        return self.trainer.training_step(self.model, batch)
     @property
     def optimizer_name(self):
         o = getattr(self.opt, 'optimizer', self.opt)  # accelerate wraps it
-        return f"{type(o).__name__}({', '.join(f'{k}={o.defaults[k]}' for k in ('fused', 'weight_decay', 'betas'))})"
+        settings = ', '.join(f'{k}={o.defaults[k]}' for k in ('fused', 'weight_decay', 'betas'))
+        return f'{type(o).__name__}({settings})'
 
 def logps_of_labels(logits, labels): # Log-probability of each row's labels; -100 does not count
     labels = labels[:,1:]
@@ -94,32 +106,37 @@ def logps_of_labels(logits, labels): # Log-probability of each row's labels; -10
     return (each*(labels != -100)).sum(-1)
 
 class PlainGRM(Step):
-    "The step as the original computes it: logits in float32 and their log-softmax at every position of every row, all hidden states kept"
+    """The step as the original computes it: logits in float32 and their log-softmax at every position of every row,
+    all hidden states kept"""
     def __init__(self, base, sft_only=True, reference_free=True, checkpointing=True):
-        self.c,model = make('grm', base, checkpointing, sft_only=sft_only, reference_free=reference_free, batching='padded')
+        self.config,model = make('grm', base, checkpointing, sft_only=sft_only, reference_free=reference_free,
+                                 batching='padded')
         super().__init__(model)
     @staticmethod
     def collate(rows):
         seqs,spans = ([o[f'{k}_{what}'] for k in ('chosen', 'rejected') for o in rows] for what in ('ids', 'spans'))
-        b = pad_sequences(seqs, PAD)
-        return b | dict(labels=b['input_ids'].masked_fill(~span_mask(spans, seqs, b['input_ids'].shape[1]), -100))
+        batch = pad_sequences(seqs, PAD)
+        answer = span_mask(spans, seqs, batch['input_ids'].shape[1])
+        return batch | dict(labels=batch['input_ids'].masked_fill(~answer, -100))
     def loss(self, rows):
-        b,c,lm = self.collate(rows),self.c,self.model.model
-        kw = dict(input_ids=b['input_ids'], attention_mask=b['attention_mask'], use_cache=False)
+        batch,config,lm = self.collate(rows),self.config,self.model.model
+        kw = dict(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], use_cache=False)
         out = lm(**kw, output_hidden_states=True)
         logits,ref = out.logits.float(),None
-        if not (c.sft_only or c.reference_free):
+        if not (config.sft_only or config.reference_free):
             with torch.no_grad(), lm.disable_adapter(): ref = lm(**kw).logits.float()
-        last = b['attention_mask'].sum(-1) - 1
-        chosen,rejected = self.model.v_head(out.hidden_states[-1]).squeeze(-1)[torch.arange(len(last)),last].chunk(2)
-        pi_c,pi_r = logps_of_labels(logits, b['labels']).chunk(2)
-        if c.sft_only: text = pi_c
+        last = batch['attention_mask'].sum(-1) - 1
+        rewards = self.model.v_head(out.hidden_states[-1]).squeeze(-1)       # shape (rows, length)
+        chosen,rejected = rewards[torch.arange(len(last)),last].chunk(2)
+        pi_c,pi_r = logps_of_labels(logits, batch['labels']).chunk(2)
+        if config.sft_only: text = pi_c
         else:
             text = pi_c - pi_r
             if ref is not None:
-                ref_c,ref_r = logps_of_labels(ref, b['labels']).chunk(2)
+                ref_c,ref_r = logps_of_labels(ref, batch['labels']).chunk(2)
                 text = text - (ref_c - ref_r)
-        return c.weight_ratio*-F.logsigmoid(c.beta*text).mean() + (1-c.weight_ratio)*-F.logsigmoid(chosen - rejected).mean()
+        text_loss,pair_loss = -F.logsigmoid(config.beta*text).mean(),-F.logsigmoid(chosen - rejected).mean()
+        return config.weight_ratio*text_loss + (1-config.weight_ratio)*pair_loss
 
 class PlainScore:
     "Whole conversations, padded, in batches"

@@ -11,7 +11,9 @@ known = sys.platform == 'linux' and os.access(ME/'clear_refs', os.W_OK)
 # They slow allocation down, so only the measuring processes get them.
 GIVE_BACK = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536', MALLOC_ARENA_MAX='1')
 
-def _kilobytes(name): return int(next(l for l in (ME/'status').read_text().splitlines() if l.startswith(name+':')).split()[1])
+def _kilobytes(name): # A line of /proc/self/status
+    lines = (ME/'status').read_text().splitlines()
+    return int(next(l for l in lines if l.startswith(name+':')).split()[1])
 
 def _child(make, warm, rows, threads):
     import torch
@@ -41,7 +43,8 @@ def peak_mb(
     was = {k: os.environ.get(k) for k in GIVE_BACK}
     os.environ.update(GIVE_BACK)               # read when the server starts
     try:
-        with ProcessPoolExecutor(1, mp_context=_context()) as pool: return pool.submit(_child, make, warm, rows, threads).result()
-    except BrokenProcessPool: return print('  memory: the measuring process ended early (out of memory?)')
+        with ProcessPoolExecutor(1, mp_context=_context()) as pool:
+            return pool.submit(_child, make, warm, rows, threads).result()
+    except BrokenProcessPool: return print('  memory: the measuring process was killed (out of memory?)')
     finally:
         for k,v in was.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})

@@ -1,7 +1,8 @@
 """How fast pairs become token ids: `python benchmarks/preparing.py [--quick]`
 
-English text (Python's own help pages), prompts of about 200 tokens, lognormal responses of about 275, a byte-level BPE with Llama 3's rules for words and its chat template.
-All variants take the same pairs from disk in turn, repeatedly; only `raw encode_batch_fast` gets its texts ready made and leaves nothing behind.
+English text (Python's own help pages), prompts of about 200 tokens, lognormal responses of about 275, a byte-level BPE
+with Llama 3's rules for words and its chat template. All variants take the same pairs from disk in turn, repeatedly;
+only `raw encode_batch_fast` gets its texts ready made and writes nothing.
 """
 import random, re, sys, tempfile, threading, time
 from pathlib import Path
@@ -12,22 +13,30 @@ import datasets, numpy as np
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-from rm_nbdev.data import Origin
-from rm_nbdev.token_store import tokenize_pairs
+from rm_nbdev.data.pairs import Origin
+from rm_nbdev.data.token_store import tokenize_pairs
 
-TEMPLATE = ("{{- bos_token }}{%- for message in messages %}{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{%- endfor %}"
+TEMPLATE = ("{{- bos_token }}{%- for message in messages %}"
+            "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim "
+            "+ '<|eot_id|>' }}{%- endfor %}"
             "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}")
-WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-SPECIAL = ['<|begin_of_text|>', '<|end_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>', *(f'<|reserved_special_token_{i}|>' for i in range(250))]
+WORD = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+")
+SPECIAL = ['<|begin_of_text|>', '<|end_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>',
+           *(f'<|reserved_special_token_{i}|>' for i in range(250))]
 TEXT = '\n'.join(topics.values())
 
 def llama_like(vocab=16000):
     "A tokenizer in the manner of Llama 3, trained on the spot"
     t = Tokenizer(models.BPE(ignore_merges=True))
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORD), 'isolated'), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    t.train_from_iterator(TEXT.splitlines(True), trainers.BpeTrainer(vocab_size=vocab, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORD), 'isolated'), byte_level])
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=SPECIAL, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    t.train_from_iterator(TEXT.splitlines(True), trainer)
     t.post_processor = processors.TemplateProcessing(single=f'{SPECIAL[0]} $A', special_tokens=[(SPECIAL[0], 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=t, bos_token=SPECIAL[0], eos_token='<|eot_id|>', chat_template=TEMPLATE)
+    return PreTrainedTokenizerFast(tokenizer_object=t, bos_token=SPECIAL[0], eos_token='<|eot_id|>',
+                                   chat_template=TEMPLATE)
 
 def some_pairs(n, seed=0):
     "Pairs of whole conversations that share a prompt"
@@ -37,7 +46,8 @@ def some_pairs(n, seed=0):
         return ''.join(words[i:i+k]).strip()
     for i in range(n):
         prompt = dict(role='user', content=words_of(max(5, int(rng.gauss(118, 35)))))
-        chosen,rejected = ([prompt, dict(role='assistant', content=f'{a} '+words_of(min(2500, max(3, int(rng.lognormvariate(4.85, .7))))))] for a in 'AB')
+        def response(): return words_of(min(2500, max(3, int(rng.lognormvariate(4.85, .7)))))
+        chosen,rejected = ([prompt, dict(role='assistant', content=f'{a} {response()}')] for a in 'AB')
         yield dict(chosen=chosen, rejected=rejected, margin=None, row=i, file='pairs', id=None)
 
 def original_map(ds, tok):
@@ -55,7 +65,9 @@ def trl_way():
     try: from trl.trainer.reward_trainer import RewardTrainer
     except ImportError: return None
     args = SimpleNamespace(dataset_num_proc=None, max_length=1024)
-    return lambda ds, tok: RewardTrainer._prepare_dataset(None, ds.select_columns(['chosen', 'rejected']), tok, args, 'train')
+    def prepare(ds, tok):
+        return RewardTrainer._prepare_dataset(None, ds.select_columns(['chosen', 'rejected']), tok, args, 'train')
+    return prepare
 
 def own_memory():
     "Memory of this process that no file backs, in MB; None where the system does not say"
@@ -87,23 +99,27 @@ def measure(quick=False):
             ds = Dataset.from_generator(some_pairs, gen_kwargs=dict(n=n), cache_dir=tmp)
             texts = [tok.apply_chat_template(c, tokenize=False) for k in ('chosen', 'rejected') for c in ds[k]]
             def here(i): return tokenize_pairs(ds, tok, origin=Origin(f'benchmark {i}', np.arange(n)), cache_dir=tmp)
+            def raw(i): return tok.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             trl = trl_way()
-            ways = {"original's map, fast tokenizer": lambda i: original_map(ds, tok), **({'trl': lambda i: trl(ds, tok)} if trl else {}), 'here': here,
-                    'here, from the cache': here, 'raw encode_batch_fast': lambda i: tok.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)}
-            ways['raw encode_batch_fast'](0)                                    # the first call starts its threads
+            ways = {"original's map, fast tokenizer": lambda i: original_map(ds, tok)}
+            if trl: ways['trl'] = lambda i: trl(ds, tok)
+            ways |= {'here': here, 'here, from the cache': here, 'raw encode_batch_fast': raw}
+            raw(0)                                       # the first call starts its threads
             found = {k:[] for k in ways}
             for i in range(times):
                 for k,f in ways.items():
-                    tok('a')                                                    # forgets the truncation that the original's way asks for
+                    tok('a')                             # resets the truncation that the original's way sets
                     found[k].append(timed(lambda: f(i)))
     finally:
         datasets.enable_caching()
         if bars: datasets.enable_progress_bars()
     def row(k, runs):
         speed,memory = [n/t for t,_ in runs],[m for _,m in runs if m is not None]
-        return dict(table='preparing', variant=k, unit='pairs/s', median=median(speed), low=min(speed), high=max(speed), peak_mb=max(memory) if memory else None)
+        return dict(table='preparing', variant=k, unit='pairs/s', median=median(speed), low=min(speed),
+                    high=max(speed), peak_mb=max(memory) if memory else None)
     return [row(k, runs) for k,runs in found.items()]
 
 if __name__ == '__main__':
     for o in measure('--quick' in sys.argv):
-        print(f"{o['variant']:32}{o['median']:8.0f} {o['unit']} ({o['low']:.0f} to {o['high']:.0f})" + (f", {o['peak_mb']:.0f} MB" if o['peak_mb'] is not None else ''))
+        memory = '' if o['peak_mb'] is None else f", {o['peak_mb']:.0f} MB"
+        print(f"{o['variant']:32}{o['median']:8.0f} {o['unit']} ({o['low']:.0f} to {o['high']:.0f}){memory}")

@@ -1,18 +1,21 @@
-"""What pushing to a Hub costs a training that goes on beside it
+"""What pushing to a Hub costs the training that runs beside it
 
     python benchmarks/pushing.py                 # three rounds, some five minutes on 2 cores
     python benchmarks/pushing.py --rounds 1 --steps 100
 
-Whole trainings take turns: without a Hub, with one that works, with one that hangs at every commit. Timed is the loop, from the checkpoint
-of step 0 to that of the last step, as `metrics.jsonl` has it. The small Hub runs in a process of its own, on the same cores; with OMP_NUM_THREADS=1
-one core of two is free for it and for the pushing, as on a GPU machine.
+Whole trainings take turns: without a Hub, with one that works, with one that hangs at every commit. The time of the
+loop is measured, from the checkpoint of step 0 to that of the last step, as `metrics.jsonl` has it. The small Hub runs
+in a process of its own, on the same cores; with OMP_NUM_THREADS=1 one core of two is free for it and for the uploads,
+as on a GPU machine.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]         # the small Hub is not part of the package
 HUB = '''
 import os, sys
-from rm_nbdev.small_hub import SmallHub
+sys.path.insert(0, sys.argv[2])
+from scripts.dev.small_hub import SmallHub
 os.nice(19)                        # it stands for a machine elsewhere
 with SmallHub(orgs=dict(team='write')) as hub:
     if sys.argv[1] == 'hangs': hub.fault('POST .*/commit/', 'hang', 10**9)
@@ -25,14 +28,20 @@ def loop_seconds(run): # From the first checkpoint to the last, and how many the
     return at[-1]-at[0], len(at)
 
 def train(tmp, name, how, steps):
-    cmd = [sys.executable, '-m', 'rm_nbdev.train', 'bt', '--base_model', 'miniature', '--output_dir', str(tmp/name), '--max_steps', str(steps), '--num_train_epochs', '99', '--eval_strategy', 'no',
-           '--load_best_model_at_end', 'False', '--save_steps', str(steps//10), '--disable_tqdm', 'True', '--lora_r', '32', '--hub_final_timeout', '0']
+    settings = dict(base_model='miniature', output_dir=tmp/name, max_steps=steps, num_train_epochs=99,
+                    eval_strategy='no', load_best_model_at_end=False, save_steps=steps//10, disable_tqdm=True,
+                    lora_r=32, hub_final_timeout=0)
+    flags = [w for k,v in settings.items() for w in (f'--{k}', str(v))]
+    cmd = [sys.executable, '-m', 'rm_nbdev.train', 'bt', *flags]
     if how == 'none': return subprocess.run(cmd, check=True, capture_output=True)
-    hub = subprocess.Popen([sys.executable, '-c', HUB, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    hub = subprocess.Popen([sys.executable, '-c', HUB, how, str(ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                           text=True)
     try:
         url,token = hub.stdout.readline().split()
-        env = os.environ | dict(HF_ENDPOINT=url, HF_TOKEN=token, HF_HOME=str(tmp/'home'), HF_HUB_DISABLE_XET='1', HF_HUB_OFFLINE='0')
-        subprocess.run([*cmd, '--push_to_hub', 'True', '--hub_model_id', f'team/{name}'], env=env, check=True, capture_output=True)
+        env = os.environ | dict(HF_ENDPOINT=url, HF_TOKEN=token, HF_HOME=str(tmp/'home'), HF_HUB_DISABLE_XET='1',
+                                HF_HUB_OFFLINE='0')
+        subprocess.run([*cmd, '--push_to_hub', 'True', '--hub_model_id', f'team/{name}'], env=env, check=True,
+                       capture_output=True)
     finally: hub.kill(); hub.wait()
 
 def main():
@@ -52,6 +61,7 @@ def main():
     for how in ('works', 'hangs'):
         ratios = [b/a for a,b in zip(times['none'], times[how])]
         extra = statistics.median(times[how])-base
-        print(f'Hub {how}: {statistics.median(ratios):.3f} of the time without ({min(ratios):.3f} to {max(ratios):.3f}), {extra/(n-1):+.3f} s a checkpoint')
+        print(f'Hub {how}: {statistics.median(ratios):.3f} of the time without one '
+              f'({min(ratios):.3f} to {max(ratios):.3f}), {extra/(n-1):+.3f} s per checkpoint')
 
 if __name__ == '__main__': main()

@@ -3,8 +3,9 @@
     python benchmarks/token_search.py            # some ten minutes on 2 cores; writes results/token_search.csv and .md
     python benchmarks/token_search.py --quick    # fewer tokens and rounds: does it run?
 
-The plain way is stock: peft and transformers as they come, whole conversations in padded batches with their attention mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is
-computed within a round, and the table gives its median, lowest and highest. Rewards are compared first.
+The plain way is stock: peft and transformers as they come, whole conversations in padded batches with their attention
+mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is computed within a round,
+and the table gives its median, lowest and highest. Rewards are compared first.
 """
 import argparse, csv, os, tempfile, time
 from pathlib import Path
@@ -12,22 +13,26 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
-from rm_nbdev.bases import add_lora, seeded
-from rm_nbdev.heads import ValueHead
-from rm_nbdev.models import GRM, RewardModel
-from rm_nbdev.scoring import score_groups
-from rm_nbdev.token_search import fan_rewards, merged
-from rm_nbdev.vocabulary import Fan, make_tails
+from rm_nbdev.models.bases import add_lora, seeded
+from rm_nbdev.models.heads import ValueHead
+from rm_nbdev.models.reward_model import GRM, RewardModel
+from rm_nbdev.scoring.rewards import score_groups
+from rm_nbdev.values.candidates import Fan, make_tails
+from rm_nbdev.values.search import fan_rewards, merged
 from bench import HERE, machine, number, spread, with_range
 
 VOCAB,BATCH = 8192,32
+PLAIN = f'plain: stock, batches of {BATCH}'
+NUMBERS = ('median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high')
 
 def make(method, hidden=256, layers=4):
     "A reward model with adapters, as trained"
     with seeded(0):
-        cfg = LlamaConfig(vocab_size=VOCAB, hidden_size=hidden, intermediate_size=8*hidden//3, num_hidden_layers=layers, num_attention_heads=hidden//32, max_position_embeddings=2048, pad_token_id=0)
-        if method == 'bt': cfg.num_labels = 1
-        m = (AutoModelForSequenceClassification if method == 'bt' else AutoModelForCausalLM).from_config(cfg)
+        config = LlamaConfig(vocab_size=VOCAB, hidden_size=hidden, intermediate_size=8*hidden//3,
+                             num_hidden_layers=layers, num_attention_heads=hidden//32, max_position_embeddings=2048,
+                             pad_token_id=0)
+        if method == 'bt': config.num_labels = 1
+        m = (AutoModelForSequenceClassification if method == 'bt' else AutoModelForCausalLM).from_config(config)
         m = add_lora(m, None, ['q_proj', 'k_proj', 'v_proj', 'o_proj'])
         for n,p in m.named_parameters():
             if 'lora_B' in n: nn.init.normal_(p, std=.02)
@@ -43,59 +48,78 @@ def plain(model, seqs):
         ids = torch.tensor(seqs[i:i+BATCH])
         mask = torch.ones_like(ids)
         if model.method == 'bt': out.append(model.model(input_ids=ids, attention_mask=mask).logits[:,0])
-        else: out.append(model.v_head(model.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:,-1])[:,0])     # without the output layer, which no reward needs
+        else:                                       # without the output layer, which no reward needs
+            states = model.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            out.append(model.v_head(states[:,-1])[:,0])
     return torch.cat(out)
 
 def variants(model, prefix, tails, sample):
     seqs,fan = [prefix+t for t in tails],Fan(prefix, make_tails(tails))
     def inside():
         with merged(model): return fan_rewards(model, fan)
-    return {'plain: stock, batches of 32': (lambda: plain(model, seqs[:sample]), sample), 'kit: score (any responses)': (lambda: score_groups(model, [seqs])[0], len(seqs)),
-            'kit: token search, adapters apart': (lambda: fan_rewards(model, fan), len(seqs)), 'kit: token search': (inside, len(seqs))}
+    return {PLAIN: (lambda: plain(model, seqs[:sample]), sample),
+            'kit: score (any responses)': (lambda: score_groups(model, [seqs])[0], len(seqs)),
+            'kit: token search, adapters apart': (lambda: fan_rewards(model, fan), len(seqs)),
+            'kit: token search': (inside, len(seqs))}
 
 def measure(name, model, prompt, closing, rounds, tokens):
     with seeded(1): prefix = [1, *torch.randint(3, VOCAB, (prompt-1,)).tolist()]
     todo = variants(model, prefix, [[t, *range(5, 5+closing)] for t in range(3, 3+tokens)], 64)
     found = {k:f() for k,(f,_) in todo.items()}
-    want = found['plain: stock, batches of 32']
+    want = found[PLAIN]
     worst = max((r[:len(want)]-want).abs().max().item() for r in found.values())
     if worst > 1e-5: raise SystemExit(f'{name}: rewards differ by {worst:.1e}')
     speed = {k:[] for k in todo}
     for i in range(rounds):
         for k in [*todo][i%4:] + [*todo][:i%4]:
-            began = time.perf_counter(); todo[k][0]()
-            speed[k].append(todo[k][1]/(time.perf_counter()-began))
-    first = speed['plain: stock, batches of 32']
-    rows = [dict(zip(('variant', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'), (k, *spread(v), *spread([b/a for a,b in zip(first, v)])))) for k,v in speed.items()]
+            score,tokens_scored = todo[k]
+            began = time.perf_counter()
+            score()
+            speed[k].append(tokens_scored/(time.perf_counter()-began))
+    rows = []
+    for k,v in speed.items():
+        ratios = [b/a for a,b in zip(speed[PLAIN], v)]
+        rows.append(dict(variant=k) | dict(zip(NUMBERS, (*spread(v), *spread(ratios)))))
     for r in rows: print(as_row(name, r), flush=True)
     return rows,worst
 
-def as_row(name, r): return f"| {name} | {r['variant']} | {with_range(r, 'median', 'low', 'high')} | {with_range(r, 'ratio', 'ratio_low', 'ratio_high')} |"
+def as_row(name, r):
+    speed,ratio = with_range(r, 'median', 'low', 'high'),with_range(r, 'ratio', 'ratio_low', 'ratio_high')
+    return f"| {name} | {r['variant']} | {speed} | {ratio} |"
 
 def save(head, out, worst, folder):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder/'token_search.csv').open('w', newline='', encoding='utf-8') as f:
         w = csv.writer(f, lineterminator='\n')
-        w.writerow(['size', 'variant', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'])
-        for name,rows in out.items(): w.writerows([name, r['variant'], *(f'{r[k]:.4g}' for k in ('median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high'))] for r in rows)
-    text = [head, '', f'Tokens a second, median (low–high) of the rounds; × against the first line, computed round by round. Rewards of all variants within {worst:.0e}.', '', '| | | tokens/s | × |', '|---|---|---|---|']
-    (folder/'token_search.md').write_text('\n'.join(text + [as_row(n, r) for n,rows in out.items() for r in rows]) + '\n', encoding='utf-8')
+        w.writerow(['size', 'variant', *NUMBERS])
+        for name,rows in out.items():
+            w.writerows([name, r['variant'], *(f'{r[k]:.4g}' for k in NUMBERS)] for r in rows)
+    note = ('Tokens per second, median (low–high) of the rounds; × against the first line, '
+            f'computed round by round. Rewards of all variants within {worst:.0e}.')
+    text = [head, '', note, '', '| | | tokens/s | × |', '|---|---|---|---|']
+    text += [as_row(n, r) for n,rows in out.items() for r in rows]
+    (folder/'token_search.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
     return folder/'token_search.csv'
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--quick', action='store_true', help='fewer tokens and rounds; figures mean little')
-    p.add_argument('--output', type=Path, help='folder of token_search.csv and .md; without it `results/` beside this file, or a fresh temporary one with --quick')
+    p.add_argument('--output', type=Path, help='folder of token_search.csv and .md; without it `results/` beside this '
+                   'file, or a new temporary one with --quick')
     a = p.parse_args()
     head,worst,out,began = f'{machine()}; load {os.getloadavg()[0]:.1f}',0.,{},time.perf_counter()
     print(f'{head}\n\n| | | tokens/s | × |\n|---|---|---|---|')
     for method in ('bt', 'grm'):
         model = make(method)
         for prompt,closing in ((200, 0), (200, 1), (200, 2), (30, 2)):
-            name = f"`{method}`, prompt of {prompt} tokens, {1+closing} token{'s' if closing else ''} an answer"
+            name = f"`{method}`, prompt of {prompt} tokens, {1+closing} token{'s' if closing else ''} per answer"
             out[name],w = measure(name, model, prompt, closing, 2 if a.quick else 5, 500 if a.quick else 8000)
             worst = max(worst, w)
-    file = save(head, out, worst, a.output or (Path(tempfile.mkdtemp(prefix='bench-')) if a.quick else HERE/'results'))
-    print(f"\nrewards of all variants within {worst:.0e}; token search {', '.join(number(rows[-1]['ratio'])+'x' for rows in out.values())} the plain way; {time.perf_counter()-began:.0f} s -> {file}")
+    folder = a.output or (Path(tempfile.mkdtemp(prefix='bench-')) if a.quick else HERE/'results')
+    file = save(head, out, worst, folder)
+    ratios = ', '.join(f"{number(rows[-1]['ratio'])}x" for rows in out.values())
+    seconds = time.perf_counter() - began
+    print(f'\nrewards of all variants within {worst:.0e}; '
+          f'token search {ratios} the plain way; {seconds:.0f} s -> {file}')
 
 if __name__ == '__main__': main()

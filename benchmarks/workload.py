@@ -21,13 +21,15 @@ def make_pairs(
     seed:int=0,    # Same seed, same pairs
 )->list[dict]:     # Rows as a tokenized data set has them
     "Random preference pairs: a prompt and two responses"
-    g,words,top = random.Random(SEED+seed),random.Random(seed),int(MAX_LENGTH*scale)   # two generators: lengths do not depend on the vocabulary
-    def length(median, sd, most): return max(2, min(int(median*scale*g.lognormvariate(0, sd)), most))
+    # two generators, so that lengths do not depend on the vocabulary
+    lengths,words,top = random.Random(SEED+seed),random.Random(seed),int(MAX_LENGTH*scale)
+    def length(median, sd, most): return max(2, min(int(median*scale*lengths.lognormvariate(0, sd)), most))
     def ids(k): return [words.randrange(3, vocab) for _ in range(k)]
     def pair():
         p = ids(length(*PROMPT, top//2))
         c,r = (ids(length(*RESPONSE, top-len(p))) for _ in range(2))
-        return dict(chosen_ids=p+c, rejected_ids=p+r, chosen_spans=[len(p), len(p+c)], rejected_spans=[len(p), len(p+r)], margin=None)
+        return dict(chosen_ids=p+c, rejected_ids=p+r, chosen_spans=[len(p), len(p+c)],
+                    rejected_spans=[len(p), len(p+r)], margin=None)
     return [pair() for _ in range(n)]
 
 def token_counts(
@@ -45,13 +47,15 @@ def make_base(
     tied:bool=False,# Output layer shares the embedding's weights, as small models with large vocabularies do
 )->str:             # The folder
     "A random Llama: 4 query heads of 64 on 2 key-value heads, intermediate 688 (Llama 2's ratio 11008/4096)"
-    cfg = LlamaConfig(vocab_size=vocab, hidden_size=HIDDEN, intermediate_size=688, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
-                      max_position_embeddings=2*MAX_LENGTH, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS, tie_word_embeddings=tied)
+    config = LlamaConfig(vocab_size=vocab, hidden_size=HIDDEN, intermediate_size=688, num_hidden_layers=layers,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2*MAX_LENGTH,
+                         pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS, tie_word_embeddings=tied)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(cfg).save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(folder)
     return str(Path(folder))
 
 def bare_tokenizer(): # trl asks for one, though the pairs are tokenized already
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({'<pad>':PAD, '<unk>':1, '</s>':EOS}, unk_token='<unk>')),
-                                   pad_token='<pad>', unk_token='<unk>', eos_token='</s>')
+    words = models.WordLevel({'<pad>':PAD, '<unk>':1, '</s>':EOS}, unk_token='<unk>')
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), pad_token='<pad>', unk_token='<unk>',
+                                   eos_token='</s>')

@@ -8,18 +8,18 @@ __all__ = ['ranks_flags']
 # %% ../../nbs/analysis/00_commands.ipynb #5858505a
 from ..core.cli import make_parser
 
-# %% ../../nbs/analysis/00_commands.ipynb #b03201bc
+# %% ../../nbs/analysis/00_commands.ipynb #30d8eabd
 _ABOUT = ('Rank the words of a lexicon by reward, 1 being the highest, within each model, step and prompt, '
           'and write the median rank of each category.')
 _EXAMPLES = """
-  rm-ranks runs/demo --lexicon demo                               ranks.csv: agency and communion at each step of a run
+  rm-ranks runs/demo --lexicon demo               ranks.csv: agency and communion at each step of a run
   rm-ranks runs/seed-* --lexicon mfd2.dicx --collapse --output mfd.csv --report mfd
   rm-ranks scores_a.csv scores_b.csv --lexicon nouns.csv --shared --variants average
   rm-ranks big_two --lexicon big_two/dict_big2_nouns.csv --prompts greatest_ever_one --output -
-  rm-ranks rank_results.csv                                       ranks that others computed, in the same columns"""
-_TABLES = ('scores as CSV or parquet: tidy (token_decoded, reward, step, prompt), wide by step (step-N) or wide by prompt; '
-           'ranks that others computed; or a folder: a run, its values, or any folder of such tables. '
-           'Each table is one model, named by its file or by its column model')
+  rm-ranks rank_results.csv                       ranks that others computed, in the same columns"""
+_TABLES = ('scores as CSV or parquet: tidy (token_decoded, reward, step, prompt), wide by step (step-N) or '
+           'wide by prompt; ranks that others computed; or a folder: a run, its values, or any folder of '
+           'tables. Each table is one model, named by its file or by its column model')
 _LEXICON = ("words by category: Category,token_decoded; category,word; or DicTerm with X marks (also .dicx); "
             "'demo' is the lexicon that ships with the package")
 _REPORT = 'also write movers, gaps, agreement over the steps and extremes, with figures, into this folder'
@@ -33,14 +33,17 @@ def ranks_flags(
                     'columns: model, step, prompt, category, n, median_rank')
     p.add_argument('tables', metavar='TABLE', nargs='+', help=_TABLES)
     p.add_argument('--lexicon', metavar='FILE', nargs='+', action='extend', default=[], help=_LEXICON)
-    p.add_argument('--output', metavar='FILE', default='ranks.csv', help='.csv, .parquet, or - for standard output')
-    p.add_argument('--collapse', action='store_true', help='merge the categories NAME_Virtue and NAME_Vice into NAME')
+    p.add_argument('--output', metavar='FILE', default='ranks.csv',
+                   help='.csv, .parquet, or - for standard output')
+    p.add_argument('--collapse', action='store_true',
+                   help='merge the categories NAME_Virtue and NAME_Vice into NAME')
     p.add_argument('--variants', choices=('separate', 'average'), default='separate',
                    help="rank each token, or average the rewards of a word's tokens first")
     p.add_argument('--vocabulary', metavar='FILE',
                    help='rank only the tokens of this list: one per line, or CSV with a column token_decoded')
     p.add_argument('--shared', action='store_true', help='rank only the tokens that all models have')
-    p.add_argument('--prompts', metavar='KEY', nargs='+', action='extend', help='only these prompts (default: all)')
+    p.add_argument('--prompts', metavar='KEY', nargs='+', action='extend',
+                   help='only these prompts (default: all)')
     p.add_argument('--report', metavar='DIR', help=_REPORT)
     usage_error = p.error
     def _error(message): # `--lexicon demo TABLE` takes TABLE for a second lexicon

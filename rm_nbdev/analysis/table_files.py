@@ -19,9 +19,11 @@ from ..values.stimuli import PROMPTS
 # %% ../../nbs/analysis/01_table_files.ipynb #a134174b
 ROLES = dict(
     model=('model', 'model_id'), step=('step', 'checkpoint'), prompt=('prompt',),
-    token_id=('token_id',), token_name=('token_name',), token_decoded=('token_decoded', 'response', 'word', 'token'),
+    token_id=('token_id',), token_name=('token_name',),
+    token_decoded=('token_decoded', 'response', 'word', 'token'),
     reward=('reward', 'score'), category=('category',), n=('n',),
-    median_rank=('median_rank', 'sum_value'), base=('base', 'base_model'))  # Role of a column -> the names it may have
+    # Role of a column -> the names it may have
+    median_rank=('median_rank', 'sum_value'), base=('base', 'base_model'))
 FORMS = ('token_decoded with reward (and step, prompt) | token_decoded with step-0 … step-N | '
          'token_decoded (or response) with one column per prompt')
 RANK_FORMS = 'model,step,prompt,category,n,median_rank | model_id,Category,checkpoint,base_model,sum_value'
@@ -32,15 +34,17 @@ class Form:
     "What a table holds, by its header"
     kind:str                                   # scores, ranks, lexicon or other
     roles:dict = field(default_factory=dict)   # Key of `ROLES` -> position of its column
-    values:dict = field(default_factory=dict)  # Position of a column of rewards -> (step, prompt); None for what the rows say
-    loose:bool = False                         # Was every unknown column taken for a prompt, even if it may hold notes?
+    values:dict = field(default_factory=dict)  # Position of a column of rewards -> (step, prompt) or None
+    loose:bool = False  # Was every unknown column taken for a prompt, even if it may hold notes?
 
-# %% ../../nbs/analysis/01_table_files.ipynb #bf8559ef
-_ROW_NUMBERS = re.compile(r'unnamed: \d+|__index_level_\d+__|index|id|rank')  # Columns that only number the rows
+# %% ../../nbs/analysis/01_table_files.ipynb #47f19a2d
+# Columns that only number the rows
+_ROW_NUMBERS = re.compile(r'unnamed: \d+|__index_level_\d+__|index|id|rank')
 
 def _roles_of(names): # role -> position
     lower = [n.strip().lower() for n in names]
-    return {role: lower.index(next(n for n in own if n in lower)) for role,own in ROLES.items() if set(own) & set(lower)}
+    return {role: lower.index(next(n for n in own if n in lower)) for role,
+            own in ROLES.items() if set(own) & set(lower)}
 
 def _other_columns(lower): # position -> name of the columns that have no role
     known = {n for own in ROLES.values() for n in own}
@@ -60,7 +64,8 @@ def form_of(
     "The form of a table"
     lower,roles = [n.strip().lower() for n in names],_roles_of(names)
     others = _other_columns(lower)
-    steps = {i:step_of(n) for i,n in others.items() if re.match('step|checkpoint', n) and step_of(n) is not None}
+    steps = {i:step_of(n) for i,
+             n in others.items() if re.match('step|checkpoint', n) and step_of(n) is not None}
     scored = 'token_decoded' in roles and ('reward' in roles or steps or set(others.values()) & set(PROMPTS))
     if {'category', 'median_rank'} <= set(roles): form = Form('ranks', roles)
     elif 'dicterm' in lower or 'category' in roles and not scored: form = Form('lexicon', roles)
@@ -103,7 +108,7 @@ def open_bytes(
     "Open a file that may be compressed"
     return gzip.open(path) if path.suffix.lower() == '.gz' else path.open('rb')
 
-def _header(path): # Cells and delimiter of the first line that has any text, and the number of blank lines before it
+def _header(path): # Cells and delimiter of the first line with text, and the number of blank lines before it
     with io.TextIOWrapper(open_bytes(path), encoding='utf-8-sig', newline='') as f:
         blank,first = next(((i, line) for i,line in enumerate(f) if line.strip()), (0, ''))
         delimiter = ',' if ',' in first else '\t' if '\t' in first else ';' if ';' in first else ','
@@ -112,6 +117,7 @@ def _header(path): # Cells and delimiter of the first line that has any text, an
         return next((row for row in rows if row and ''.join(row).strip()), []),delimiter,blank
 
 # %% ../../nbs/analysis/01_table_files.ipynb #72583cee
+_NOT_UTF8 = 'is not UTF-8 text; save it as CSV in UTF-8, or as parquet'
 _DAMAGED = 'the file is damaged or incomplete: create or download it again'
 
 def _check_file(path): # `UsageError` for what is no readable table by its name or size
@@ -131,7 +137,8 @@ def open_table(
         try: form = form_of(names)
         except UsageError as e: raise UsageError(f'{path}: {e}') from None
         return Table(path, names, form, *csv_format)
-    except UnicodeDecodeError: raise UsageError(f'{path}: is not UTF-8 text; save it as CSV in UTF-8, or as parquet') from None
+    except UnicodeDecodeError:
+        raise UsageError(f'{path}: {_NOT_UTF8}') from None
     except PermissionError as e: raise UsageError(f'{path}: cannot be read ({e.strerror})') from None
     except (pa.ArrowException, csv.Error, EOFError, OSError, zlib.error) as e:
         why = getattr(e, 'strerror', None) or first_line(e)
@@ -146,12 +153,13 @@ def _repetitive(table): # Positions of columns with few different texts
     return {table.form.roles.get(role) for role in ('model', 'prompt', 'category', 'base')}
 
 def _csv_batches(table, columns): # Yields record batches of text columns
-    # Arrow's streaming reader leaves a thread behind, which can crash a process that exits early because of bad input.
-    # So files up to `WHOLE` bytes are read at once, without threads; only larger ones are streamed.
+    # Arrow's streaming reader leaves a thread behind, which can crash a process that exits early because of
+    # bad input. So files up to `WHOLE` bytes are read at once, without threads; larger ones are streamed.
     names,repetitive = [f'{i}' for i in range(len(table.names))],_repetitive(table)
     types = {str(i): DICT if i in repetitive else pa.string() for i in columns}
     whole = table.path.stat().st_size <= WHOLE
-    read = pa.csv.ReadOptions(column_names=names, skip_rows=table.blank, skip_rows_after_names=1, block_size=2**24,
+    read = pa.csv.ReadOptions(column_names=names, skip_rows=table.blank, skip_rows_after_names=1,
+                              block_size=2**24,
                               use_threads=not whole)
     parse = pa.csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True)
     convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types))
@@ -165,7 +173,7 @@ def _csv_batches(table, columns): # Yields record batches of text columns
             raise
     yield from content.to_batches(BATCH)
 
-# %% ../../nbs/analysis/01_table_files.ipynb #a368f0ff
+# %% ../../nbs/analysis/01_table_files.ipynb #342f7c87
 def _row_groups(meta): # Numbers of row groups, collected into lists of at most `BATCH` rows
     out,n = [],0
     for i in range(meta.num_row_groups):
@@ -189,12 +197,12 @@ def _parquet_batches(table, columns): # Yields record batches with the types tha
 def batches(
     table:Table,     # From `open_table`
     columns:list,    # Positions of the columns that are needed
-):                   # Yields record batches, their columns named by position ('0', '3'); `UsageError` for a damaged file
+):  # Yields record batches, their columns named by position ('0', '3'); `UsageError` for a damaged file
     "The rows of a table, a batch at a time"
     try: yield from (_parquet_batches if table.parquet else _csv_batches)(table, columns)
     except (pa.ArrowException, EOFError, OSError, zlib.error) as e:
         if 'invalid UTF8' in str(e):
-            raise UsageError(f'{table.path}: is not UTF-8 text; save it as CSV in UTF-8, or as parquet') from None
+            raise UsageError(f'{table.path}: {_NOT_UTF8}') from None
         raise UsageError(f'{table.path}: cannot be read to its end ({first_line(e)}); {_DAMAGED}') from None
 
 # %% ../../nbs/analysis/01_table_files.ipynb #e67e2ff9
@@ -219,11 +227,12 @@ def to_number(
 )->float:     # NaN for a missing value; `ValueError` for text
     "A cell as a number, where arrow cannot convert it"
     text = text.strip()
-    return float('nan') if text.lower() in _MISSING else float(text.replace('_', '?'))       # float() would accept 1_0
+    # float() would accept 1_0
+    return float('nan') if text.lower() in _MISSING else float(text.replace('_', '?'))
 
 def _numeric(t): return pa.types.is_floating(t) or pa.types.is_integer(t) or pa.types.is_decimal(t)
 
-# %% ../../nbs/analysis/01_table_files.ipynb #a77272b9
+# %% ../../nbs/analysis/01_table_files.ipynb #03e35159
 def to_floats(
     column:pa.Array, # Numbers or texts, shape (n,)
 )->np.ndarray:       # float64, shape (n,); NaN for missing values. `BadCell` for a text that is no number
@@ -234,7 +243,8 @@ def to_floats(
     try: texts = to_texts(column)
     except pa.ArrowException: raise BadCell(0, str(column[0])) from None
     try: return _array(texts)
-    except pa.ArrowInvalid: return np.array([_cell(i, text) for i,text in enumerate(texts.to_pylist())], dtype=float)
+    except pa.ArrowInvalid:
+        return np.array([_cell(i, text) for i,text in enumerate(texts.to_pylist())], dtype=float)
 
 def _cell(row, text): # One number, or `BadCell`
     try: return float('nan') if text is None else to_number(text)
@@ -265,7 +275,8 @@ def bad_cell(
 )->UsageError:       # Names file, row, column, value and remedy
     "The error for a cell that does not hold what its column should"
     is_not,holds = ('a number', 'rewards') if role == 'reward' else ('a whole number from 0', f'{role}s')
-    return UsageError(f'{table.path}, row {row+cell.row+1}, column {table.names[position]!r}: {cell.text!r} is not {is_not}; '
+    where = f'{table.path}, row {row+cell.row+1}, column {table.names[position]!r}'
+    return UsageError(f'{where}: {cell.text!r} is not {is_not}; '
                       f'fix the cell, or remove the column if it does not hold {holds}')
 
 # %% ../../nbs/analysis/01_table_files.ipynb #dd11bdc0
@@ -275,7 +286,9 @@ def is_note(
     "Does a column hold text, and no number at all?"
     t = column.type
     if _numeric(t) or pa.types.is_null(t): return False
-    if not any(is_type(t) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)): return True
+    if not any(is_type(t)
+               for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)):
+        return True
     for text in pc.unique(to_texts(column)).to_pylist():
         try:
             if text is not None and not np.isnan(to_number(text)): return False
@@ -284,7 +297,8 @@ def is_note(
 
 # %% ../../nbs/analysis/01_table_files.ipynb #db2bc56b
 COPIES = ('values_wide',)  # Hold the same as `values` beside them
-REPORTS = ('movers.csv', 'gaps.csv', 'base_gaps.csv', 'ties.csv', 'agreement.csv', 'extremes.csv')  # Written by rm-ranks
+# Written by rm-ranks
+REPORTS = ('movers.csv', 'gaps.csv', 'base_gaps.csv', 'ties.csv', 'agreement.csv', 'extremes.csv')
 
 def _bare(path): # A file's name without its format
     endings = (*ENDINGS[::-1], path.suffix, '')
@@ -347,10 +361,11 @@ def find_tables(
     paths,              # Files and folders, or one
     kinds=('scores',),  # What is taken from a folder: scores, ranks
     leave=(),           # Files of a folder that are left out
-)->list[Table]:         # Each file once; `UsageError` for a folder without tables, and for files that cannot be read
+)->list[Table]:  # Each file once; `UsageError` for a folder without tables, and for files that cannot be read
     "The tables of files and folders"
     paths = [Path(p).expanduser() for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    if not paths: raise UsageError('no table given; pass files of scores (CSV, parquet), or folders that contain them')
+    if not paths:
+        raise UsageError('no table given; pass files of scores (CSV, parquet), or folders that contain them')
     leave = {Path(p).resolve() for p in leave}
     found = [t for p in paths for t in (_in_folder(p, kinds, leave) if p.is_dir() else [open_table(p)])]
     return list({t.path.resolve():t for t in found}.values())

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ..core.errors import UsageError
 from ..values.stimuli import PROMPTS, coverage, match
 from .table_files import (
-    FORMS, IDS, RANK_FORMS, BadCell, Form, Table, bad_cell, batches, find_tables, is_note, open_bytes, open_table,
+    FORMS, IDS, RANK_FORMS, BadCell, Form, Table, bad_cell, batches, find_tables, is_note, open_bytes,
+    open_table,
     table_names, to_floats, to_ints, to_texts)
 
 # %% ../../nbs/analysis/02_tables.ipynb #604790f2
@@ -31,9 +32,11 @@ class Selection:
         prompts=None,                   # Keys of prompts; None: all
     ):
         self.lexicon,self.vocabulary = lexicon,None if vocabulary is None else set(vocabulary)
-        self.prompts,self.seen_prompts = None if prompts is None else set(prompts),{}  # the second in order, as dict keys
+        # the second in order, as dict keys
+        self.prompts,self.seen_prompts = None if prompts is None else set(prompts),{}
         self.texts = pa.array([], pa.string())      # texts seen before, shape (k,)
-        self.keep = np.zeros(1, bool)               # whether each is kept, shape (k+1,); the last stands for a missing text
+        # whether each is kept, shape (k+1,); the last stands for a missing text
+        self.keep = np.zeros(1, bool)
         self.last = None,None                       # the last column of texts, and its answer
 
     def _learn(self, new): # Decide on texts that were not seen before
@@ -46,7 +49,8 @@ class Selection:
         texts:pa.Array, # shape (n,)
     )->np.ndarray:      # bool, shape (n,)
         "Which tokens are selected"
-        if self.last[0] is not None and texts.equals(self.last[0]): return self.last[1]  # the next prompt has the same tokens
+        # the next prompt has the same tokens
+        if self.last[0] is not None and texts.equals(self.last[0]): return self.last[1]
         index = pc.index_in(texts, value_set=self.texts)
         new = pc.unique(texts.filter(index.is_null())).drop_null()
         if len(new):
@@ -61,7 +65,8 @@ class Selection:
         "Which rows are selected"
         keep,prompts = np.ones(len(ids), bool),ids['prompt']
         self.seen_prompts |= dict.fromkeys(p for p in pc.unique(prompts).to_pylist() if p is not None)
-        if self.lexicon is not None or self.vocabulary is not None: keep &= self.tokens(_plain(ids['token_decoded']))
+        if self.lexicon is not None or self.vocabulary is not None:
+            keep &= self.tokens(_plain(ids['token_decoded']))
         if self.prompts is not None and prompts.null_count < len(ids):
             asked = pa.array(sorted(self.prompts), pa.string())
             keep &= pc.is_in(_plain(prompts), asked).to_numpy(zero_copy_only=False)
@@ -72,21 +77,23 @@ def _as_text(column): # Text as stored, or converted
     is_text = pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type)
     return column if is_text else to_texts(column)
 
-def _ids(table, batch, row): # What identifies the rows of a batch, as a table with columns `IDS`; `row`: rows before it
+def _ids(table, batch, row): # The columns `IDS` of a batch; `row`: rows before it
     out,n = {},batch.num_rows
     for role in IDS:
         position = table.form.roles.get(role)
         column = None if position is None else batch[str(position)]
         try:
-            if role in ('step', 'token_id'): out[role] = pa.nulls(n, pa.int64()) if column is None else to_ints(column)
+            if role in ('step', 'token_id'):
+                out[role] = pa.nulls(n, pa.int64()) if column is None else to_ints(column)
             else: out[role] = pa.nulls(n, pa.string()) if column is None else _as_text(column)
         except BadCell as e: raise bad_cell(table, role, e, position, row) from None
         except pa.ArrowException:
-            raise UsageError(f'{table.path}: the column {table.names[position]!r} holds {column.type}, not text; '
+            name = table.names[position]
+            raise UsageError(f'{table.path}: the column {name!r} holds {column.type}, not text; '
                              'write it as text') from None
     return pa.table(out)
 
-def _rewards(table, values, batch, row): # position -> float64 of each column of rewards; notes are removed from `values`
+def _rewards(table, values, batch, row): # position -> float64 (n,); removes notes from `values`
     out = {}
     for i in list(values):
         column = batch[str(i)]
@@ -102,22 +109,26 @@ def not_scores(
     table:Table, # One that is no table of scores
 )->str:          # A message
     "What a table is that was given as scores"
-    if table.form.kind == 'ranks': return f'{table.path}: holds ranks, not scores; pass the rewards they were computed from'
-    if table.form.kind == 'lexicon': return f'{table.path}: is a lexicon, not a table of scores; pass it with --lexicon'
+    if table.form.kind == 'ranks':
+        return f'{table.path}: holds ranks, not scores; pass the rewards they were computed from'
+    if table.form.kind == 'lexicon':
+        return f'{table.path}: is a lexicon, not a table of scores; pass it with --lexicon'
     return (f"{table.path}: has the columns {', '.join(map(repr, table.names[:12])) or 'none'}, "
             f"which do not make a table of scores; accepted columns: {FORMS}")
 
 def _not_finite(table, count, value, row, ids): # The error; `value` and `ids` say where the first is
     step,prompt = value
-    place = dict(step=ids['step'] if step is None else step, prompt=ids['prompt'] if prompt is None else prompt)
+    place = dict(step=ids['step'] if step is None else step,
+                 prompt=ids['prompt'] if prompt is None else prompt)
     where = [f'{k} {v}' for k,v in place.items() if v is not None]
     if ids['token_decoded'] is not None: where.append(f"token {ids['token_decoded']!r}")
-    return UsageError(f"{table.path}: {count} reward{'s are' if count > 1 else ' is'} missing or not finite (NaN, infinite), "
-                      f"the first in row {row+1}: {', '.join(where)}; score that checkpoint again, or remove the rows")
+    rewards = f"{count} reward{'s are' if count > 1 else ' is'} missing or not finite (NaN, infinite)"
+    return UsageError(f"{table.path}: {rewards}, the first in row {row+1}: {', '.join(where)}; "
+                      'score that checkpoint again, or remove the rows')
 
 # %% ../../nbs/analysis/02_tables.ipynb #06926f3f
 def _selected_rows(table, values, selection, quiet):
-    "The ids of selected rows (columns `IDS`), and the rewards of each column of `values` by position, float64"
+    "The columns `IDS` of the selected rows, and their rewards by position of the column, float64"
     kept,parts,row,count,first = [],{},0,0,None             # count, first: of the rewards that are not finite
     columns = sorted({*(table.form.roles[r] for r in IDS if r in table.form.roles), *values})
     with tqdm(desc=f'reading {table.path.name}', unit=' rows', unit_scale=True, disable=quiet or None) as bar:
@@ -153,7 +164,8 @@ def _duplicated(n): return f"{n} row{'s are' if n > 1 else ' is'} duplicated"
 def _check_rows(table, ids): # No model without a name, no row twice
     if pc.any(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(ids['model'], '')), '')).as_py():
         column = table.names[table.form.roles['model']]
-        raise UsageError(f'{table.path}: a row has nothing in the column {column!r}; name its model, or remove the column')
+        raise UsageError(f'{table.path}: a row has nothing in the column {column!r}; '
+                         'name its model, or remove the column')
     keys = ids.drop_columns(['token_name']).to_pandas()
     again = keys.duplicated().to_numpy()
     if again.any():
@@ -179,7 +191,8 @@ def read_table(
     if not values: raise UsageError(_no_prompt(table, selection.prompts, own_prompts))
     ids,rewards = _selected_rows(table, values, selection, quiet)
     if 'model' not in table.form.roles: ids = ids.set_column(0, 'model', _constant(name, len(ids)))
-    prompts = pc.if_else(pc.equal(ids['prompt'], ''), pa.scalar(None, pa.string()), ids['prompt'])   # '': an empty cell
+    # '': an empty cell
+    prompts = pc.if_else(pc.equal(ids['prompt'], ''), pa.scalar(None, pa.string()), ids['prompt'])
     ids = ids.set_column(2, 'prompt', prompts)
     _check_rows(table, ids)
     parts = []
@@ -228,7 +241,7 @@ def read_scores(
     vocabulary=None,                # Decoded tokens: only these; None: all
     prompts=None,                   # Keys of prompts: only these; None: all
     quiet:bool=True,                # No progress bar
-)->pd.DataFrame:                    # Columns model, step, prompt, token_id, token_name, token_decoded, reward; `UsageError` for what cannot be used
+)->pd.DataFrame:                    # Columns `IDS` and reward; `UsageError` for what cannot be used
     "Tables of scores as one tidy frame"
     selection,out,seen = Selection(lexicon, vocabulary, prompts),[],{}
     tables = find_tables(paths)
@@ -243,15 +256,16 @@ def read_scores(
         out.append(rows)
     there = list(selection.seen_prompts)
     if lost := sorted((selection.prompts or set()) - set(there)):
-        raise UsageError(f"no table has the prompt {', '.join(lost)}; available: {', '.join(there[:60]) or 'none'}")
+        available = ', '.join(there[:60]) or 'none'
+        raise UsageError(f"no table has the prompt {', '.join(lost)}; available: {available}")
     return frame_of(pa.concat_tables(out))
 
 def _explain_empty(table, selection): # `UsageError` that says why no row of a table was selected
     tokens = pd.Series(list(set().union(*tokens_of(table, '').values())), dtype='str')
     if selection.lexicon is not None: coverage(tokens, selection.lexicon, str(table.path))
     if selection.vocabulary is not None and not selection.tokens(pa.array(tokens, pa.string())).any():
-        raise UsageError(f'{table.path}: none of the selected tokens is in the list of the shared vocabulary; '
-                         'pass the list for these models, or leave it out')
+        raise UsageError(f'{table.path}: none of the selected tokens is in the shared vocabulary; '
+                         'pass the list of tokens for these models, or leave it out')
     raise UsageError(_no_prompt(table, selection.prompts or (), list(selection.seen_prompts)))
 
 # %% ../../nbs/analysis/02_tables.ipynb #8271d2fe
@@ -269,10 +283,15 @@ def read_vocabulary(
         elif table.parquet:
             raise UsageError(f"{path}: has no column token_decoded, which a list of tokens needs; "
                              f"it has {', '.join(table.names[:12])}")
-        else: tokens = [line.removesuffix('\r') for line in open_bytes(path).read().decode('utf-8-sig').split('\n')]
-    except UnicodeDecodeError: raise UsageError(f'{path}: is not UTF-8 text; save it as CSV in UTF-8') from None
+        else:
+            tokens = [line.removesuffix('\r')
+                      for line in open_bytes(path).read().decode('utf-8-sig').split('\n')]
+    except UnicodeDecodeError:
+        raise UsageError(f'{path}: is not UTF-8 text; save it as CSV in UTF-8') from None
     tokens = list(dict.fromkeys(t for t in tokens if t))
-    if not tokens: raise UsageError(f'{path}: holds no tokens; write one per line, or as CSV with a column token_decoded')
+    if not tokens:
+        raise UsageError(f'{path}: holds no tokens; write one per line, '
+                                     'or as CSV with a column token_decoded')
     return tokens
 
 # %% ../../nbs/analysis/02_tables.ipynb #a19514ef
@@ -306,11 +325,13 @@ def _rank_columns(table, batch, name, row): # The columns `RANKS` and base of a 
     for role in (*RANKS, 'base'):
         column = batch[str(roles[role])] if role in roles else None
         try:
-            if role in ('step', 'n'): cells[role] = pa.nulls(len(batch), pa.int64()) if column is None else to_ints(column)
+            if role in ('step', 'n'):
+                cells[role] = pa.nulls(len(batch), pa.int64()) if column is None else to_ints(column)
             elif role == 'median_rank': cells[role] = pa.array(to_floats(column))
             elif column is None: cells[role] = _constant(name if role == 'model' else None, len(batch))
             else: cells[role] = to_texts(column)
-        except BadCell as e: raise bad_cell(table, 'reward' if role == 'median_rank' else role, e, roles[role], row) from None
+        except BadCell as e:
+            raise bad_cell(table, 'reward' if role == 'median_rank' else role, e, roles[role], row) from None
     return frame_of(pa.table(cells))
 
 def _read_ranks(table, name): # One table as a frame
@@ -330,16 +351,19 @@ def _read_ranks(table, name): # One table as a frame
 def _check_ranks(table, df): # `UsageError` for a row that is incomplete or duplicated
     for c in ('model', 'category', 'median_rank'):
         bad = df.index[df[c].isna() | df[c].isin([np.inf, -np.inf])]
-        if bad.size: raise UsageError(f'{table.path}, row {bad[0]+1}: has no {c.replace("_", " ")}; fix or remove the row')
+        if bad.size:
+            what = c.replace('_', ' ')
+            raise UsageError(f'{table.path}, row {bad[0]+1}: has no {what}; fix or remove the row')
     again = df[df.duplicated(['model', 'step', 'prompt', 'category'])]
     if again.size:
         first = [None if pd.isna(v) else v for v in again.iloc[0][[*_PART]]]
-        raise UsageError(f'{table.path}: {_duplicated(len(again))}, the first for {_describe(first)}; remove one of each')
+        raise UsageError(f'{table.path}: {_duplicated(len(again))}, the first for {_describe(first)}; '
+                         'remove one of each')
 
 # %% ../../nbs/analysis/02_tables.ipynb #c095821e
 def read_ranks(
     paths,           # Files and folders, or one
-)->pd.DataFrame:     # Columns model, step, prompt, category, n, median_rank, base; what a table does not say is missing. `UsageError` for what cannot be used
+)->pd.DataFrame:     # Columns `RANKS` and base, missing where not given; `UsageError` for what cannot be used
     "Tables that hold median ranks"
     tables = find_tables(paths, ('ranks',))
     names = table_names([t.path for t in tables])
@@ -347,8 +371,9 @@ def read_ranks(
     df,keys = pd.concat(frames, ignore_index=True),['model', 'step', 'prompt', 'category']
     again = df[df.duplicated(keys, keep=False)].sort_values(keys, kind='stable')
     if again.size:
-        raise UsageError(f"{' and '.join(again.path.iloc[:2])} both contain ranks of {again.model.iloc[0]} at the same step; "
-                         'pass one of them, or name their models in a column model')
+        first,second = again.path.iloc[:2]
+        raise UsageError(f'{first} and {second} both contain ranks of {again.model.iloc[0]} at the same '
+                         'step; pass one of them, or name their models in a column model')
     return df.drop(columns='path')
 
 # %% ../../nbs/analysis/02_tables.ipynb #58c5e9c1

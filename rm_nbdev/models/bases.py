@@ -8,11 +8,16 @@ __all__ = ['read_tensors', 'weight_files', 'read_model', 'check_keys', 'check_ba
            'adapter_from']
 
 # %% ../../nbs/models/04_bases.ipynb #f31a184e
-import pickle
+import contextlib, pickle, sys, warnings
+from collections.abc import Callable
 from pathlib import Path
 import torch
-from collections.abc import Callable
+from torch import nn
 from safetensors import SafetensorError, safe_open
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import is_flash_attn_2_available, logging as hf_logging
 from ..core.errors import UsageError, first_line
 from ..core.files import read_json
 
@@ -23,35 +28,44 @@ def read_tensors(
 )->dict:                      # name -> tensor, on the CPU
     "The tensors of one file; `UsageError` if it is missing, damaged or holds something else"
     path = Path(path)
-    try: d = _read_safe(path, only) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise UsageError(f'{path}: no such file; the checkpoint is incomplete') from None
-    except pickle.UnpicklingError: raise UsageError(f'{path}: damaged, or holds more than tensors; it is not opened') from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as e: raise UsageError(f'{path}: damaged or unreadable ({first_line(e)})') from None
-    if not isinstance(d, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k,v in d.items()):
-        raise UsageError(f'{path}: not a plain state dict (names and tensors)')
-    return {k:v for k,v in d.items() if only is None or only(k)}
+    try:
+        if path.suffix == '.safetensors': tensors = _read_safetensors(path, only)
+        else: tensors = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f'{path}: no such file; the checkpoint is incomplete') from None
+    except pickle.UnpicklingError:
+        raise UsageError(f'{path}: damaged, or holds more than tensors; it is not opened') from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
+        raise UsageError(f'{path}: damaged or unreadable ({first_line(e)})') from None
+    if not _is_state_dict(tensors): raise UsageError(f'{path}: not a plain state dict (names and tensors)')
+    return {k:v for k,v in tensors.items() if only is None or only(k)}
 
-def _read_safe(path, only):
+def _is_state_dict(o):
+    if not isinstance(o, dict): return False
+    return all(isinstance(k, str) and isinstance(v, torch.Tensor) for k,v in o.items())
+
+def _read_safetensors(path, only):
     with safe_open(path, 'pt') as f: return {k:f.get_tensor(k) for k in f.keys() if only is None or only(k)}
 
 # %% ../../nbs/models/04_bases.ipynb #51cedcd9
 def weight_files(
     folder,       # A model saved by `save_pretrained`
-)->list[Path]:    # Its files of tensors: safetensors if there are any, else `pytorch_model*.bin`; none if there is no model
+)->list[Path]:    # Its safetensors files, or else `pytorch_model*.bin`; none if there is no model
     "The files that hold a model's weights; `UsageError` if their index is damaged"
     folder = Path(folder)
     for name in ('model.safetensors', 'pytorch_model.bin'):
         index = folder/f'{name}.index.json'
         if index.is_file():
             try: return [folder/f for f in sorted(set(read_json(index)['weight_map'].values()))]
-            except (KeyError, AttributeError, TypeError) as e: raise UsageError(f'{index}: damaged ({first_line(e)})') from None
+            except (KeyError, AttributeError, TypeError) as e:
+                raise UsageError(f'{index}: damaged ({first_line(e)})') from None
         if (folder/name).is_file(): return [folder/name]
     return []
 
 def read_model(
     folder, # A model saved by `save_pretrained`
 )->dict:    # name -> tensor, of all its files
-    "All tensors of a model"
+    "All tensors of a model; `UsageError` if there are none, or a file is missing or damaged"
     files = weight_files(folder)
     if not files: raise UsageError(f'{folder}/model.safetensors: no such file; the folder holds no model')
     return {k:v for f in files for k,v in read_tensors(f).items()}
@@ -63,24 +77,13 @@ def check_keys(
     where,         # File or folder, for the message
 ):
     "Raise `UsageError` unless names and shapes agree"
-    miss,extra = sorted(set(expected)-set(found)),sorted(set(found)-set(expected))
-    shape = [f'{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}' for k in found if k in expected and found[k].shape != expected[k].shape]
-    def some(o): return ', '.join(o[:3]) + (f' and {len(o)-3} more' if len(o) > 3 else '')
-    bad = [f'{what}: {some(o)}' for what,o in (('missing', miss), ('unexpected', extra), ('other shape', shape)) if o]
+    missing,extra = sorted(set(expected)-set(found)),sorted(set(found)-set(expected))
+    shapes = [(k, tuple(found[k].shape), tuple(expected[k].shape)) for k in found if k in expected]
+    misshaped = [f'{k} {has} instead of {wants}' for k,has,wants in shapes if has != wants]
+    def some(names): return ', '.join(names[:3]) + (f' and {len(names)-3} more' if len(names) > 3 else '')
+    kinds = [('missing', missing), ('unexpected', extra), ('other shape', misshaped)]
+    bad = [f'{kind}: {some(names)}' for kind,names in kinds if names]
     if bad: raise UsageError(f'{where}: does not fit this model ({"; ".join(bad)})')
-
-# %% ../../nbs/models/04_bases.ipynb #26d8e9fc
-import contextlib, sys, warnings
-from pathlib import Path
-import torch
-from torch import nn
-from safetensors import SafetensorError, safe_open
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import is_flash_attn_2_available, logging as hf_logging
-from ..core.errors import UsageError, first_line
-
 
 # %% ../../nbs/models/04_bases.ipynb #14023e6f
 def check_base(
@@ -88,33 +91,40 @@ def check_base(
     attn_implementation:str='sdpa',   # sdpa, eager, flash_attention_2
     trust_remote_code:bool=False,     # Run code that comes with the model
 ):                                    # Its `transformers` config
-    "The config of a base model, or an error that says what is missing"
-    p = Path(base_model).expanduser()
-    if p.is_dir() and not (p/'config.json').is_file():
-        raise UsageError(f'--base_model {base_model}: ' + ('holds an adapter; give the model that it belongs to' if (p/'adapter_config.json').is_file() else 'the folder has no config.json'))
-    if p.is_file(): raise UsageError(f'--base_model {base_model}: is a file; give the folder of a model saved by save_pretrained')
-    if not p.exists() and (base_model.startswith(('/', '.', '~')) or base_model.count('/') != 1):
-        raise UsageError(f'--base_model {base_model}: no such folder')
-    try: cfg = AutoConfig.from_pretrained(str(p) if p.is_dir() else base_model, trust_remote_code=trust_remote_code)
-    except Exception as e: raise UsageError(f'--base_model {base_model}: no config could be loaded ({first_line(e)})') from e
+    "The config of a base model; `UsageError` with the remedy if there is none"
+    folder,at = Path(base_model).expanduser(),f'--base_model {base_model}'
+    give = 'give the folder of a model saved by save_pretrained'
+    if folder.is_file(): raise UsageError(f'{at}: is a file; {give}')
+    if folder.is_dir() and not (folder/'config.json').is_file():
+        adapter = (folder/'adapter_config.json').is_file()
+        if adapter: raise UsageError(f'{at}: holds an adapter; give the model that it belongs to')
+        raise UsageError(f'{at}: the folder has no config.json; {give}')
+    if not folder.exists() and (base_model.startswith(('/', '.', '~')) or base_model.count('/') != 1):
+        raise UsageError(f'{at}: no such folder; {give}, or a Hub id (owner/name)')
+    name = str(folder) if folder.is_dir() else base_model
+    try: cfg = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as e: raise UsageError(f'{at}: no config could be loaded ({first_line(e)})') from e
     if attn_implementation == 'flash_attention_2' and not is_flash_attn_2_available():
-        raise UsageError('--attn_implementation flash_attention_2: the package flash-attn is not installed or there is no CUDA device; '
-                         'use sdpa or eager, or pip install flash-attn')
+        why = 'the package flash-attn is not installed or there is no CUDA device'
+        remedy = 'use sdpa or eager, or pip install flash-attn'
+        raise UsageError(f'--attn_implementation flash_attention_2: {why}; {remedy}')
     return cfg
 
 # %% ../../nbs/models/04_bases.ipynb #d7c1da85
 def check_files(
     folder, # A base model on disk
 ):
-    "Raise `UsageError` if weights are missing or a safetensors file is cut short"
+    "Raise `UsageError` if weights are missing or a safetensors file is truncated"
     folder = Path(folder).expanduser()
-    files = weight_files(folder)
-    if not files: raise UsageError(f'--base_model {folder}: the folder has a config but no weights (model.safetensors)')
+    at,files = f'--base_model {folder}',weight_files(folder)
+    if not files: raise UsageError(f'{at}: the folder has a config but no weights (model.safetensors)')
     for f in files:
         if f.suffix != '.safetensors' and f.is_file(): continue
         try:
             with safe_open(f, 'pt'): pass
-        except (SafetensorError, OSError) as e: raise UsageError(f'--base_model {folder}: {f.name} is missing or damaged ({first_line(e)}); fetch it again') from None
+        except (SafetensorError, OSError) as e:
+            why = f'{f.name} is missing or damaged ({first_line(e)})'
+            raise UsageError(f'{at}: {why}; download it again') from None
 
 # %% ../../nbs/models/04_bases.ipynb #6c94bcbb
 def check_architecture(
@@ -125,21 +135,32 @@ def check_architecture(
     method:str='bt',             # bt: sequence classifier; grm: causal language model
 )->int|None:                     # Longest sequence that its position table can take, None if it has no table
     "Raise `UsageError` if the architecture cannot carry the method's head, or a target matches no layer"
-    auto,what = (AutoModelForSequenceClassification, 'sequence classifier') if method == 'bt' else (AutoModelForCausalLM, 'causal language model')
+    at,need = f'--base_model {base_model}','a causal language model is needed'
+    auto,what = AutoModelForCausalLM,'causal language model'
+    if method == 'bt': auto,what = AutoModelForSequenceClassification,'sequence classifier'
     try:
-        with torch.device('meta'): m = auto.from_config(cfg, trust_remote_code=trust_remote_code)
-    except (ValueError, NotImplementedError) as e: raise UsageError(f'--base_model {base_model}: no {what} for {cfg.model_type} ({first_line(e)})') from None
-    if method == 'bt' and not isinstance(getattr(m, 'score', None), nn.Linear):
-        raise UsageError(f'--base_model {base_model}: {type(m).__name__} has no linear `score` head; a causal language model is needed')
-    encoder = getattr(cfg, 'is_decoder', True) is False and cfg.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES          # GPT-NeoX says False, too, and means nothing by it
-    if method == 'grm' and (m.get_output_embeddings() is None or encoder):
-        raise UsageError(f'--base_model {base_model}: {type(m).__name__} does not predict the next token; a causal language model is needed')
-    names = [n for n,o in m.named_modules() if isinstance(o, nn.Linear) or type(o).__name__ == 'Conv1D']
+        with torch.device('meta'): model = auto.from_config(cfg, trust_remote_code=trust_remote_code)
+    except (ValueError, NotImplementedError) as e:
+        raise UsageError(f'{at}: there is no {what} for {cfg.model_type} ({first_line(e)})') from None
+    if method == 'bt' and not isinstance(getattr(model, 'score', None), nn.Linear):
+        raise UsageError(f'{at}: {type(model).__name__} has no linear `score` head; {need}')
+    if method == 'grm' and (model.get_output_embeddings() is None or _is_encoder(cfg)):
+        raise UsageError(f'{at}: {type(model).__name__} does not predict the next token; {need}')
+    _check_targets(base_model, model, targets)
+    embeddings = [n for n,o in model.named_modules() if isinstance(o, nn.Embedding)]
+    if not any('wpe' in n or 'position' in n for n in embeddings): return None
+    return getattr(cfg.get_text_config(), 'max_position_embeddings', None)
+
+def _is_encoder(cfg): # By itself `is_decoder` says little: GPT-NeoX says False, too
+    return getattr(cfg, 'is_decoder', True) is False and cfg.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+def _check_targets(base_model, model, targets):
+    names = [n for n,o in model.named_modules() if isinstance(o, nn.Linear) or type(o).__name__ == 'Conv1D']
     lost = [t for t in targets if t != 'all-linear' and not any(n == t or n.endswith('.'+t) for n in names)]
-    if lost: raise UsageError(f'--lora_target_modules {" ".join(lost)}: no such layer in {base_model}; its layers are '
-                              + ' '.join(sorted({n.rpartition('.')[2] for n in names} - {'score'})))
-    table = any(isinstance(o, nn.Embedding) and ('wpe' in n or 'position' in n) for n,o in m.named_modules())
-    return getattr(cfg.get_text_config(), 'max_position_embeddings', None) if table else None
+    if not lost: return
+    layers = ' '.join(sorted({n.rpartition('.')[2] for n in names} - {'score'}))
+    why = f'no such layer in {base_model}; its layers are {layers}'
+    raise UsageError(f'--lora_target_modules {" ".join(lost)}: {why}')
 
 # %% ../../nbs/models/04_bases.ipynb #f3072b1e
 @contextlib.contextmanager
@@ -158,7 +179,9 @@ def usable_device(
     "The device to compute on; `UsageError` if it cannot be used"
     if device == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try: torch.zeros(1, device=device).item()
-    except Exception as e: raise UsageError(f'--device {device}: cannot be used here ({first_line(e)}); use cpu, or leave the flag out') from None
+    except Exception as e:
+        why = f'cannot be used here ({first_line(e)})'
+        raise UsageError(f'--device {device}: {why}; use cpu, or leave the flag out') from None
     return device
 
 @contextlib.contextmanager
@@ -169,7 +192,7 @@ def quiet_loading():
     if not sys.stderr.isatty(): hf_logging.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter('ignore')                                          # what matters of a file is an error
+            warnings.simplefilter('ignore')                            # what matters about a file is an error
             yield
     finally:
         hf_logging.set_verbosity(level)
@@ -184,33 +207,47 @@ def load_stock(
     trust_remote_code:bool=False,    # Run code that comes with the model
     ours:str='-',                    # Prefix of the weights that may be missing
     **kwargs,                        # More for `from_pretrained`
-)->tuple:                            # The model; the names of weights that its files lack (ours) and of those that it does not know
-    "A stock model of a base, whole"
-    kw = dict(dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs)
-    level = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()                 # its report on missing weights says what is checked below
-    try:
-        try: model,info = auto.from_pretrained(base_model, attn_implementation=attn_implementation, **kw)
-        except ValueError as e:
-            if attn_implementation != 'sdpa' or 'scaled_dot_product_attention' not in str(e): raise
-            print(f'{base_model}: no sdpa attention for this architecture; using eager')
-            model,info = auto.from_pretrained(base_model, attn_implementation='eager', **kw)
+)->tuple:                            # The model; names of weights that its files lack (ours); unknown names
+    "A stock model of a base, whole; `UsageError` if it cannot be loaded or weights are missing"
+    how = dict(dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **kwargs)
+    at,level = f'--base_model {base_model}',hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()               # its report on missing weights says what is checked below
+    try: model,info = _from_pretrained(auto, base_model, attn_implementation, how)
     except Exception as e:
-        why = f'its weights have other shapes than its config says{_other_shapes(auto, base_model, kwargs)}' if 'ignore_mismatched_sizes' in str(e) else first_line(e)
-        raise UsageError(f'--base_model {base_model}: cannot be loaded ({why})') from e
+        why = first_line(e)
+        if 'ignore_mismatched_sizes' in str(e):
+            which = _other_shapes(auto, base_model, kwargs)
+            why = f'its weights have other shapes than its config says{which}'
+        raise UsageError(f'{at}: cannot be loaded ({why})') from e
     finally: hf_logging.set_verbosity(level)
-    lost = sorted(k for k in info['missing_keys'] if not k.startswith(ours))
-    if lost: raise UsageError(f'--base_model {base_model}: its files lack {len(lost)} weights, among them {", ".join(lost[:3])}'
-                              + ('; a classifier or a reward model has no output layer left: give the language model that it was made from' if lost == ['lm_head.weight'] else ''))
-    model.get_input_embeddings().padding_idx = None    # the base's own pad row may be eos here, and would get no gradient
+    if lost := sorted(k for k in info['missing_keys'] if not k.startswith(ours)):
+        why = f'its files lack {len(lost)} weights, among them {", ".join(lost[:3])}'
+        if lost == ['lm_head.weight']: why += _NO_OUTPUT_LAYER
+        raise UsageError(f'{at}: {why}')
+    model.get_input_embeddings().padding_idx = None # the base's pad row may be eos here, and needs a gradient
     return model, set(info['missing_keys']), set(info['unexpected_keys'])
 
-def _other_shapes(auto, folder, kwargs): # Which weight, in which file; transformers only says that there is one
-    if not Path(folder).expanduser().is_dir(): return ''
-    with torch.device('meta'): want = auto.from_config(AutoConfig.from_pretrained(folder, **kwargs)).state_dict()
-    for f in weight_files(Path(folder).expanduser()):
-        for k,v in read_tensors(f, lambda k: k in want).items():
-            if v.shape != want[k].shape: return f': {f.name}: {k} {tuple(v.shape)} instead of {tuple(want[k].shape)}'
+# %% ../../nbs/models/04_bases.ipynb #c2ec5cca
+_NO_OUTPUT_LAYER = ('; a classifier or a reward model has no output layer left: '
+                    'give the language model that it was made from')
+
+def _from_pretrained(auto, base_model, attn_implementation, kwargs): # With eager where there is no sdpa
+    try: return auto.from_pretrained(base_model, attn_implementation=attn_implementation, **kwargs)
+    except ValueError as e:
+        if attn_implementation != 'sdpa' or 'scaled_dot_product_attention' not in str(e): raise
+        print(f'{base_model}: this architecture has no sdpa attention; falling back to eager')
+        return auto.from_pretrained(base_model, attn_implementation='eager', **kwargs)
+
+def _other_shapes(auto, folder, kwargs):
+    # Which weight, in which file: transformers only says that there is one
+    folder = Path(folder).expanduser()
+    if not folder.is_dir(): return ''
+    cfg = AutoConfig.from_pretrained(folder, **kwargs)
+    with torch.device('meta'): model = auto.from_config(cfg)
+    shapes = {k:tuple(v.shape) for k,v in model.state_dict().items()}
+    for f in weight_files(folder):
+        for k,v in read_tensors(f, lambda k: k in shapes).items():
+            if tuple(v.shape) != shapes[k]: return f': {f.name}: {k} {tuple(v.shape)} instead of {shapes[k]}'
     return ''
 
 # %% ../../nbs/models/04_bases.ipynb #992dacda
@@ -222,14 +259,17 @@ def load_classifier(
     trust_remote_code:bool=False,    # Run code that comes with the model
 ):                                   # `AutoModelForSequenceClassification` with one label
     "The stock sequence classifier of a base, with a head drawn from `seed`"
-    model,lost,_ = load_stock(AutoModelForSequenceClassification, base_model, attn_implementation, dtype, trust_remote_code, 'score.', num_labels=1)
+    model,lost,_ = load_stock(AutoModelForSequenceClassification, base_model, attn_implementation, dtype,
+                              trust_remote_code, ours='score.', num_labels=1)
     model.score.float()
     if any(k.startswith('score.') for k in lost):
-        with seeded(seed): nn.init.normal_(model.score.weight, std=getattr(model.config.get_text_config(), 'initializer_range', .02))
+        std = getattr(model.config.get_text_config(), 'initializer_range', .02)
+        with seeded(seed): nn.init.normal_(model.score.weight, std=std)
     return model
 
 # %% ../../nbs/models/04_bases.ipynb #6a21095f
-class _Masked(torch.autograd.Function):
+class _ScaledMask(torch.autograd.Function):
+    "x, where kept, times a scale; of the forward pass only the mask is stored, one byte per value"
     @staticmethod
     def forward(ctx, x, kept, scale):
         ctx.save_for_backward(kept)
@@ -239,12 +279,14 @@ class _Masked(torch.autograd.Function):
     def backward(ctx, g): return (g*ctx.saved_tensors[0]).mul_(ctx.scale), None, None
 
 class LoraDropout(nn.Dropout):
-    "Dropout whose mask, on a CPU, takes 16 random bits a value instead of a float"
+    "Dropout whose mask, on a CPU, takes 16 random bits per value instead of a float"
     def forward(self, x):
         if not (self.training and self.p and x.device.type == 'cpu'): return super().forward(x)
+        # Each 64-bit draw is four signed 16-bit numbers, uniform over -2^15 … 2^15-1; the lowest `drop` of
+        # these 2^16 mean "dropped". bits: (values,), cut to the number of values in x and given its shape
         n,drop = x.numel(),min(round(self.p*2**16), 2**16-1)
         bits = torch.empty((n+3)//4, dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n]
-        return _Masked.apply(x, (bits >= drop-2**15).view(x.shape), 2**16/(2**16-drop))
+        return _ScaledMask.apply(x, (bits >= drop-2**15).view(x.shape), 2**16/(2**16-drop))
 
 # %% ../../nbs/models/04_bases.ipynb #40ba30ad
 def add_lora(
@@ -257,18 +299,24 @@ def add_lora(
     seed:int=42,            # Seed of the adapters
 )->PeftModel:               # Base frozen; adapters, and a classifier's head, train in float32
     "Put low-rank adapters beside the named layers"
-    classifier = isinstance(getattr(model, 'score', None), nn.Module)
-    cfg = LoraConfig(task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM, r=r, lora_alpha=alpha, lora_dropout=dropout, bias='none', target_modules='all-linear' if 'all-linear' in targets else list(targets),
-                     modules_to_save=['score'] if classifier else None, base_model_name_or_path=base_model)
+    targets = 'all-linear' if 'all-linear' in targets else list(targets)
+    task = _task(model)
+    heads = ['score'] if task == TaskType.SEQ_CLS else None
+    cfg = LoraConfig(task_type=task, r=r, lora_alpha=alpha, lora_dropout=dropout, bias='none',
+                     target_modules=targets, modules_to_save=heads, base_model_name_or_path=base_model)
     return _with_adapters(model, cfg, seed)
+
+def _task(model): # Only a classifier has a head that trains beside the adapters
+    return TaskType.SEQ_CLS if isinstance(getattr(model, 'score', None), nn.Module) else TaskType.CAUSAL_LM
 
 def _with_adapters(model, cfg, seed):
     with seeded(seed), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*is_gradient_checkpointing')           # peft to transformers, about a name
+        warnings.filterwarnings('ignore', message='.*is_gradient_checkpointing')   # an old name, used by peft
         model = get_peft_model(model, cfg)
-    for m in model.modules():
-        for k,d in (m.lora_dropout.items() if isinstance(getattr(m, 'lora_dropout', None), nn.ModuleDict) else ()):
-            if type(d) is nn.Dropout: m.lora_dropout[k] = LoraDropout(d.p)
+    dropouts = [getattr(m, 'lora_dropout', None) for m in model.modules()]
+    for by_adapter in (o for o in dropouts if isinstance(o, nn.ModuleDict)):
+        for name,module in by_adapter.items():
+            if type(module) is nn.Dropout: by_adapter[name] = LoraDropout(module.p)
     return model
 
 # %% ../../nbs/models/04_bases.ipynb #dce2cd00
@@ -279,13 +327,16 @@ def adapter_from(
     "Adapters of the shape that a folder's config says; `UsageError` if they do not fit the model"
     path = Path(folder)/'adapter_config.json'
     if not path.is_file(): raise UsageError(f'{path}: no such file; the checkpoint is incomplete')
-    classifier = isinstance(getattr(model, 'score', None), nn.Module)
     try:
         cfg = PeftConfig.from_pretrained(str(folder))
-        if not isinstance(cfg, LoraConfig): raise UsageError(f'{path}: {cfg.peft_type} adapters; only LoRA is known here')
-        cfg.task_type,cfg.init_lora_weights,cfg.inference_mode = TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,True,False
-        cfg.base_model_name_or_path = model.name_or_path                           # where the base is now
-        if not classifier: cfg.modules_to_save = [m for m in cfg.modules_to_save or [] if m not in ('score', 'classifier')] or None
+        if not isinstance(cfg, LoraConfig):
+            raise UsageError(f'{path}: holds {cfg.peft_type} adapters; only LoRA is supported')
+        cfg.task_type,cfg.init_lora_weights,cfg.inference_mode = _task(model),True,False
+        cfg.base_model_name_or_path = model.name_or_path                       # where the base is now
+        if _task(model) == TaskType.CAUSAL_LM:
+            heads = ('score', 'classifier')
+            cfg.modules_to_save = [m for m in cfg.modules_to_save or [] if m not in heads] or None
         return _with_adapters(model, cfg, 0)
     except UsageError: raise
-    except Exception as e: raise UsageError(f'{path}: damaged, or does not fit the base ({first_line(e)})') from e
+    except Exception as e:
+        raise UsageError(f'{path}: damaged, or does not fit the base ({first_line(e)})') from e

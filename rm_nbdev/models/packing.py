@@ -51,8 +51,8 @@ class Layout:
         self.chunks:list[int] = []            # Queries of each sequence's chunk; (sequences,)
         self.ends:list[int] = []              # Place of each sequence's last token; (sequences,)
         self.tokens:int = 0                   # Length of the row
-        self.at:torch.Tensor|None = None   # Places of the tokens that query, ascending; (queries,). None: all
-        self.read:list[list[int]]|None = None # Their positions by sequence; (sequences, its queries). None: all
+        self.at:torch.Tensor|None = None     # Places of the querying tokens, ascending; (queries,). None: all
+        self.read:list[list[int]]|None = None # Their positions, by sequence; (sequences, queries). None: all
         self._made:dict = {}                  # Masks, edges and indices made so far, which all layers use
         for prefix,branches in groups: self._add_group(prefix, branches)
 
@@ -106,7 +106,7 @@ class Layout:
         i:int,           # Sequence
         window:int|None, # Sliding window; None: there is none
         device,          # Of the table
-    ):                  # 'causal', None (all to all), or a table as from `visible`; (its queries, its length)
+    ):                   # 'causal', None (all to all), or a table as from `visible`; (queries, length)
         "What the queries of a chunk attend to in their sequence; made once for all layers"
         if window and window >= self.length(i): window = None
         if (i,window) not in self._made:
@@ -135,7 +135,7 @@ def mask_table(
 def pack(
     groups:list[list[list[int]]], # Sequences by group, token ids, each at least one long
     share:bool=True,              # A prefix that all sequences of a group have stands in the row once
-)->dict:                # `input_ids`, `position_ids`; (1, tokens), and `layout`, sequences in the order given
+)->dict:                         # `input_ids`, `position_ids`; (1, tokens). `layout`, sequences in this order
     "Groups of sequences as one row"
     prefixes = [shared_prefix(g) if share else 0 for g in groups]
     layout = Layout([(p, [len(s)-p for s in g]) for p,g in zip(prefixes, groups)])

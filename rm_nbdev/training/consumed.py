@@ -13,58 +13,52 @@ from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from datasets import Dataset
 from ..core.errors import UsageError, first_line
+from ..core.files import replacing, sync
 
 # %% ../../nbs/training/04_consumed.ipynb #d7dae392
 class Numbered(torch.utils.data.Dataset):
-    "A data set whose rows know their own position, `pair`"
+    "A data set whose rows carry their own position, `pair`"
     def __init__(self,
         ds:Dataset, # Tokenized pairs
     ): self.ds = ds
     def __len__(self): return len(self.ds)
     def __getitem__(self, i): return self.ds[i] | dict(pair=int(i))
-    def __getitems__(self, keys): return [o | dict(pair=int(i)) for i,o in zip(keys, self.ds.__getitems__(keys))]
+    def __getitems__(self, keys):
+        return [row | dict(pair=int(i)) for i,row in zip(keys, self.ds.__getitems__(keys))]
 
 # %% ../../nbs/training/04_consumed.ipynb #8e4f8dab
-def _to_disk(path):
-    fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
-
 @contextlib.contextmanager
 def whole_file(
     path, # File that appears when the block has ended well
 ):        # Yields the name to write to, in the same folder
-    "Write a file aside; it gets its name when it is complete and on the disk"
-    path = Path(path)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+    "Write a file aside; it gets its name when it is complete and on the disk, so it survives a power failure"
+    with replacing(path) as aside:
         yield aside
-        _to_disk(aside)
-        os.replace(aside, path)
-        _to_disk(path.parent)
-    except OSError as e:
-        e.filename = e.filename or str(path)                                  # pyarrow does not say it
-        raise
-    finally: aside.unlink(missing_ok=True)
+        sync(aside)
+    sync(Path(path).parent)
 
 # %% ../../nbs/training/04_consumed.ipynb #4ced7fb8
-ABOUT = dict(file=pa.string(), row=pa.int64(), id=pa.string(), margin=pa.float64())  # Of a pair, where its data set says it
+# What is kept of a pair if its data set has it
+ABOUT = dict(file=pa.string(), row=pa.int64(), id=pa.string(), margin=pa.float64())
 _ids = pa.list_(pa.int32())
-PAIRS = pa.schema(dict(pair=pa.int64(), **ABOUT, chosen_tokens=pa.int32(), rejected_tokens=pa.int32(), shared=pa.int32(), chosen_ids=_ids, rejected_tail=_ids))
+PAIRS = pa.schema(dict(pair=pa.int64(), **ABOUT, chosen_tokens=pa.int32(), rejected_tokens=pa.int32(),
+                       shared=pa.int32(), chosen_ids=_ids, rejected_tail=_ids))
 
 def flat_lists(
     column, # Lists of token ids, of `pyarrow`
-)->tuple:   # Where each begins and the last ends (one more than there are lists); all values
-    "A column of lists as two arrays; an empty list where there is none"
+)->tuple:   # Where each begins and the last ends, (lists+1,); all values, (tokens,), int32
+    "A column of lists as two arrays; a missing list is an empty one"
     lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    ends = np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
-    return np.concatenate([[0], ends]), lists.flatten().cast(pa.int32()).to_numpy()
+    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return bounds, lists.flatten().cast(pa.int32()).to_numpy()
 
 def list_column(
     parts:list[np.ndarray], # Token ids
 )->pa.ListArray:            # As many lists
     "Arrays as a column of lists"
-    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *map(len, parts)]), pa.int32()), np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32))
+    bounds = pa.array(np.cumsum([0, *map(len, parts)]), pa.int32())
+    return pa.ListArray.from_arrays(bounds, np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32))
 
 def common_start(
     a:np.ndarray, # Token ids
@@ -79,107 +73,129 @@ def common_start(
 _SPANS = ('chosen_spans', 'rejected_spans')  # What a text loss learns is part of a pair, too
 
 class _Digest:
-    def __init__(self): self.lines,self.lists = hashlib.blake2b(),{k:hashlib.blake2b() for k in ('chosen_ids', 'rejected_ids', *_SPANS)}
-    def add(self, about, lists): # Columns of plain values; (ends, values) of each column of lists
+    "Grows by tables of pairs; the same however they are cut into tables"
+    def __init__(self):
+        self.lines = hashlib.blake2b()                                         # one JSON line per pair
+        self.lists = {k:hashlib.blake2b() for k in ('chosen_ids', 'rejected_ids', *_SPANS)}
+
+    def add(self, about, lists): # Columns of plain values; (bounds, values) of each column of lists
         sizes = [np.diff(lists[k][0]).tolist() for k in self.lists if k in lists]
         self.lines.update(''.join(f'{json.dumps(o)}\n' for o in zip(*about, *sizes)).encode())
         for k,h in self.lists.items():
             if k in lists: h.update(lists[k][1].astype('<i4').tobytes())
-    def hex(self): return hashlib.blake2b(b''.join(h.digest() for h in (self.lines, *self.lists.values())), digest_size=16).hexdigest()
 
-def _parts(ds, size): # Of a data set: plain columns, lists by name, some hundred pairs at a time
+    def hex(self):
+        parts = b''.join(h.digest() for h in (self.lines, *self.lists.values()))
+        return hashlib.blake2b(parts, digest_size=16).hexdigest()
+
+def _tables(ds, size): # Of a data set: plain columns, lists by name, `size` pairs at a time
     keep = [k for k in (*ABOUT, 'chosen_ids', 'rejected_ids', *_SPANS) if k in ds.column_names]
     for t in ds.select_columns(keep).with_format('arrow').iter(size):
-        about = {k:t[k].cast(ty) if k in keep else pa.nulls(len(t), ty) for k,ty in ABOUT.items()}
+        about = {k:t[k].cast(dtype) if k in keep else pa.nulls(len(t), dtype) for k,dtype in ABOUT.items()}
         yield about, {k:flat_lists(t[k]) for k in keep if k not in ABOUT}
 
 def tokens_digest(
     ds:Dataset, # Tokenized pairs
 )->str:         # 32 hexadecimal digits
-    "What a training set is known by: tokens, margins and sources of its pairs, in order"
-    d = _Digest()
-    for about,lists in _parts(ds, 1000): d.add([o.to_pylist() for o in about.values()], lists)
-    return d.hex()
+    "Identifies a training set: tokens, margins and sources of its pairs, in order"
+    digest = _Digest()
+    for about,lists in _tables(ds, 1000): digest.add([column.to_pylist() for column in about.values()], lists)
+    return digest.hex()
 
 # %% ../../nbs/training/04_consumed.ipynb #e2811562
 GROUP = 500  # Pairs that are written, and read again, at a time
 _DIGEST = b'rm_nbdev.digest'
+
+def _pairs_table(at, about, lists): # Rows of `pairs.parquet` from position `at` on
+    (c,chosen),(r,rejected) = lists['chosen_ids'],lists['rejected_ids']         # bounds and values of each
+    n = len(c)-1
+    chosen,rejected = [chosen[c[i]:c[i+1]] for i in range(n)],[rejected[r[i]:r[i+1]] for i in range(n)]
+    shared = [common_start(a, b) for a,b in zip(chosen, rejected)]
+    columns = [np.arange(at, at+n), *about.values(), np.diff(c).astype(np.int32), np.diff(r).astype(np.int32),
+               pa.array(shared, pa.int32()), list_column(chosen),
+               list_column([b[s:] for b,s in zip(rejected, shared)])]
+    return pa.table(columns, schema=PAIRS)
 
 def write_pairs(
     run,        # Run directory, made if need be
     ds:Dataset, # Tokenized pairs in the order in which training numbers them
 )->str:         # Their `tokens_digest`
     "Write `pairs.parquet`: the training pairs of a run"
-    run,d,at = Path(run),_Digest(),0
+    run,digest,at = Path(run),_Digest(),0
     run.mkdir(parents=True, exist_ok=True)
-    for o in run.glob('.pairs.parquet.*'): o.unlink()                       # of a run that was killed while it wrote
-    with whole_file(run/'pairs.parquet') as path, pq.ParquetWriter(path, PAIRS, compression='zstd', use_dictionary=['file'], write_page_checksum=True) as w:
-        for about,lists in _parts(ds, GROUP):
-            d.add([o.to_pylist() for o in about.values()], lists)
-            (c,cs),(r,rs) = lists['chosen_ids'],lists['rejected_ids']
-            n = len(c)-1
-            shared = [common_start(cs[c[i]:c[i+1]], rs[r[i]:r[i+1]]) for i in range(n)]
-            w.write_table(pa.table([np.arange(at, at+n), *about.values(), np.diff(c).astype(np.int32), np.diff(r).astype(np.int32), pa.array(shared, pa.int32()),
-                list_column([cs[c[i]:c[i+1]] for i in range(n)]), list_column([rs[r[i]+s:r[i+1]] for i,s in enumerate(shared)])], schema=PAIRS))
-            at += n
-        w.add_key_value_metadata({_DIGEST:d.hex()})
-    return d.hex()
+    for leftover in run.glob('.pairs.parquet.*'): leftover.unlink()          # of a run killed while it wrote
+    how = dict(compression='zstd', use_dictionary=['file'], write_page_checksum=True)
+    with whole_file(run/'pairs.parquet') as path, pq.ParquetWriter(path, PAIRS, **how) as writer:
+        for about,lists in _tables(ds, GROUP):
+            digest.add([column.to_pylist() for column in about.values()], lists)
+            table = _pairs_table(at, about, lists)
+            writer.write_table(table)
+            at += len(table)
+        writer.add_key_value_metadata({_DIGEST:digest.hex()})
+    return digest.hex()
 
 def pairs_digest(
     run,       # Run directory
 )->str|None:   # As `tokens_digest` gave it; None if there is no file
-    "Which training set `pairs.parquet` holds, from the end of the file alone"
+    "Which training set `pairs.parquet` holds, from the end of the file alone; `UsageError` if it is damaged"
     path = Path(run)/'pairs.parquet'
     if not path.is_file(): return None
     try: return pq.read_metadata(path).metadata[_DIGEST].decode()
-    except (OSError, pa.ArrowException, TypeError, KeyError, UnicodeDecodeError) as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from None
+    except (OSError, pa.ArrowException, TypeError, KeyError, UnicodeDecodeError) as e:
+        raise UsageError(f'{path}: damaged ({first_line(e)})') from None
 
 # %% ../../nbs/training/04_consumed.ipynb #0a5dc6f5
 def keep_pairs(
     run,                 # Run directory
     ds:Dataset,          # Tokenized pairs
-    known:str|None=None, # Digest that the run wrote down elsewhere; None: the one in its `pairs.parquet`, if there is one
+    known:str|None=None, # Digest recorded elsewhere; None: the one in `pairs.parquet`, if there is one
 )->str:                  # Their `tokens_digest`
-    "`pairs.parquet` of a run that may go on: written where it is missing or damaged; `UsageError` if the run began with other pairs"
+    "Write `pairs.parquet` if it is missing or damaged; `UsageError` if the run began with other pairs"
     digest = tokens_digest(ds)
     try: there = pairs_digest(run)
     except UsageError: there = None
-    if (known or there or digest) != digest:
-        raise UsageError(f'{run}: its training pairs are not those that data, split and tokenizer give now (their digest was {known or there}, now it is {digest}); go on with what it began with, or choose another --output_dir')
+    began = known or there or digest
+    if began != digest:
+        raise UsageError(f'{run}: its training pairs are not those that data, split and tokenizer give now '
+                         f'(their digest was {began}, now it is {digest}); '
+                         'resume with the data it began with, or choose another --output_dir')
     return digest if there == digest else write_pairs(run, ds)
 
-# %% ../../nbs/training/04_consumed.ipynb #d144b5de
-def _line(raw, path, n): # (step, epoch, pairs) of a line
+# %% ../../nbs/training/04_consumed.ipynb #0fb0b42a
+def _record(raw, path, n): # (step, epoch, pairs) of a line
     try:
-        o = json.loads(raw)
-        step,pairs = o['step'],o['pairs']
-        if type(step) is int and step > 0 and isinstance(pairs, list) and pairs and all(type(i) is int and i >= 0 for i in pairs): return step, o.get('epoch'), pairs
+        found = json.loads(raw)
+        step,pairs = found['step'],found['pairs']
+        positions = isinstance(pairs, list) and all(type(i) is int and i >= 0 for i in pairs)
+        if type(step) is int and step > 0 and positions and pairs: return step, found.get('epoch'), pairs
     except (ValueError, KeyError, TypeError): pass
     raise UsageError(f'{path}, line {n}: not a record of a step: {raw[:60]!r}; restore the file')
 
-def _lines(path): # Each whole line: (step, epoch, pairs) and where it ends
+def _records(path): # Each whole line: (step, epoch, pairs), and the byte at which it ends
     at,before = 0,0
     with open(path, 'rb') as f:
         for n,raw in enumerate(f, 1):
-            if not raw.endswith(b'\n'): return                                # cut off, with the process or by a full disk
-            step,epoch,pairs = _line(raw, path, n)
-            if step <= before: raise UsageError(f'{path}, line {n}: step {step} after step {before}; restore the file')
+            if not raw.endswith(b'\n'): return                    # incomplete: a killed process, a full disk
+            step,epoch,pairs = _record(raw, path, n)
+            if step <= before:
+                raise UsageError(f'{path}, line {n}: step {step} after step {before}; restore the file')
             at,before = at+len(raw),step
             yield (step, epoch, pairs), at
 
+# %% ../../nbs/training/04_consumed.ipynb #d144b5de
 class SeenLog:
-    "Appends to `seen.jsonl`, a line a step; one process of a run does that"
+    "Appends to `seen.jsonl`, one line per step; one process of a run writes it"
     def __init__(self,
         run,        # Run directory, made if need be
-        step:int=0, # Step from which the run goes on: what comes after it is dropped
+        step:int=0, # Step from which the run resumes: later lines are dropped
     ):
         self.path,self.size,self.waiting = Path(run)/'seen.jsonl',0,[]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
-        for (s,*_),end in _lines(self.path):
+        for (s,*_),end in _records(self.path):
             if s > step: break
             self.size = end
-        os.truncate(self.path, self.size)                                     # in place: needs no room on a full disk, and is done or not done
+        os.truncate(self.path, self.size)                 # in place: atomic, and works on a full disk
 
     def write(self,
         step:int,        # Optimizer step that has been done
@@ -187,21 +203,22 @@ class SeenLog:
         pairs:list[int], # Positions of its pairs, in the order in which they were drawn, over all processes
     ):                   # `OSError` if it cannot be written; it is kept, and `write` or `sync` tries again
         "Record a step"
-        self.waiting.append(json.dumps(dict(step=int(step), epoch=epoch, pairs=[int(i) for i in pairs]), separators=(',', ':')).encode() + b'\n')
+        line = dict(step=int(step), epoch=epoch, pairs=[int(i) for i in pairs])
+        self.waiting.append(json.dumps(line, separators=(',', ':')).encode() + b'\n')
         self._append()
 
     def _append(self):
         data = b''.join(self.waiting)
         with open(self.path, 'r+b') as f:
-            f.truncate(self.size)                                             # half a line of a write that failed
+            f.truncate(self.size)                         # drops half a line of a write that failed
             f.seek(self.size)
             f.write(data)
         self.size,self.waiting = self.size+len(data),[]
 
     def sync(self):
-        "Bring every record to the disk: before a checkpoint that builds on these steps gets its name"
+        "Force every record to the disk: before a checkpoint that builds on these steps gets its name"
         if self.waiting: self._append()
-        _to_disk(self.path)
+        sync(self.path)
 
 # %% ../../nbs/training/04_consumed.ipynb #8052c92d
 def record_file(
@@ -212,24 +229,30 @@ def record_file(
     run = Path(run)
     if (path := run/name).is_file(): return path
     if not run.is_dir(): raise UsageError(f'{run}: no such run directory')
-    if (run/'reward_model.json').is_file(): raise UsageError(f'{run}: is a checkpoint; give the run directory, {run.absolute().parent}')
-    if not any((run/n).exists() for n in ('seen.jsonl', 'pairs.parquet', 'manifest.json', 'metrics.jsonl', 'config.yaml')):
-        raise UsageError(f'{run}: not a run directory; it holds config.yaml, metrics.jsonl, pairs.parquet, seen.jsonl and checkpoints')
-    raise UsageError(f'{path}: no such file; the run was made by a version that did not record what its steps saw, or has not begun to train')
+    if (run/'reward_model.json').is_file():
+        raise UsageError(f'{run}: this is a checkpoint; give the run directory, {run.absolute().parent}')
+    signs = ('seen.jsonl', 'pairs.parquet', 'manifest.json', 'metrics.jsonl', 'config.yaml')
+    if not any((run/n).exists() for n in signs):
+        raise UsageError(f'{run}: not a run directory, which holds config.yaml, metrics.jsonl, '
+                         'pairs.parquet, seen.jsonl and checkpoints')
+    raise UsageError(f'{path}: no such file; the run was made by a version that did not record '
+                     'what its steps saw, or training has not started yet')
 
 def read_seen(
-    run,            # Run directory
-    first:int=1,    # First step
+    run,                # Run directory
+    first:int=1,        # First step
     last:int|None=None, # Last step; None: all
-):                  # Yields (step, epoch, positions of its pairs in order)
-    "What each step consumed; `UsageError` for a file that is not there or damaged"
-    for o,_ in _lines(record_file(run, 'seen.jsonl')):
-        if last is not None and o[0] > last: return
-        if o[0] >= first: yield o
+):                      # Yields (step, epoch, positions of its pairs in order)
+    "What each step consumed; `UsageError` for a file that is missing or damaged"
+    for record,_ in _records(record_file(run, 'seen.jsonl')):
+        if last is not None and record[0] > last: return
+        if record[0] >= first: yield record
 
 def seen_spans(
     run,                   # Run directory
 )->list[tuple[int,int]]:   # First and last step of each stretch without a gap
-    "Which steps are on record; mostly one stretch, from step 1 to the last"
+    "Which steps are on record; usually one stretch, from step 1 to the last"
     steps = [s for s,*_ in read_seen(run)]
-    return [(g[0][1], g[-1][1]) for _,o in groupby(enumerate(steps), lambda o: o[1]-o[0]) for g in [list(o)]]
+    # in a stretch without a gap the difference of step and position stays the same
+    stretches = [[s for _,s in group] for _,group in groupby(enumerate(steps), lambda o: o[1]-o[0])]
+    return [(stretch[0], stretch[-1]) for stretch in stretches]

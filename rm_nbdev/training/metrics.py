@@ -57,8 +57,9 @@ class MetricsLog:
         time:float|None=None,  # Unix time in seconds; now if None
     ):
         "Append one event; it is in the file when this returns"
-        event = dict(step=int(step), epoch=_plain(epoch), kind=kind,
-                     time=_plain(now() if time is None else time), values={k:_plain(v) for k,v in values.items()})
+        time = now() if time is None else time
+        event = dict(step=int(step), epoch=_plain(epoch), kind=kind, time=_plain(time),
+                     values={k:_plain(v) for k,v in values.items()})
         self.waiting.append(json.dumps(event, allow_nan=False, ensure_ascii=False) + '\n')
         append_whole(self.path, ''.join(self.waiting))
         self.waiting = []
@@ -83,7 +84,7 @@ def _event(line:str)->dict:
 def read_metrics(
     run:str|Path,  # Run directory
 )->pd.DataFrame:   # Columns step, epoch, kind, time, then one per value; NaN where an event does not have it
-    "The events of a run in the order in which they were written; `UsageError` if the file is missing or damaged"
+    "The events of a run in the order in which they were written; `UsageError` if missing or damaged"
     path = Path(run)/'metrics.jsonl'
     if not path.is_file():
         raise UsageError(f"{run}: no metrics.jsonl found, so this is not a run directory; {_HOLDS}")

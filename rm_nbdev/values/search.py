@@ -54,7 +54,7 @@ def _can_fuse(q, v): # Whether the kernel may be used; tried when first asked
     if key not in _kernel_agrees: _kernel_agrees[key] = _try_kernel(q.dtype, q.shape[-1])
     return _kernel_agrees[key]
 
-# %% ../../nbs/values/03_search.ipynb #23ab4505
+# %% ../../nbs/values/03_search.ipynb #bccba1e5
 def prompt_part(
     q:torch.Tensor,           # Queries; (heads, n, size)
     k:torch.Tensor,           # Keys of the prompt, all of them seen; (heads, keys, size)
@@ -75,7 +75,7 @@ def _own_scores(q, k, scale, softcap, window, places): # (heads, answers, asked,
     return w.masked_fill(~visible(places, k.shape[2], window), float('-inf')) if k.shape[2] > 1 else w
 
 def _join_parts(part, w, v): # One softmax over the prompt's part (None: nothing of it is seen) and own scores
-    # part: output (heads, answers, asked, size), log (heads, answers, asked); w: (heads, answers, asked, length)
+    # part: output (heads, answers, asked, size) and log (heads, answers, asked); w: (..., length)
     # Both are scaled by exp(-most), so that nothing overflows, and by 1/total.
     most = w.amax(-1) if part is None else torch.maximum(w.amax(-1), part[1])
     e = (w - most[...,None]).exp()
@@ -87,7 +87,7 @@ def _join_parts(part, w, v): # One softmax over the prompt's part (None: nothing
     for j in range(v.shape[2]): out.addcmul_(e[...,j,:], v[:,:,j:j+1].to(w.dtype))
     return out
 
-# %% ../../nbs/values/03_search.ipynb #6bc2ead2
+# %% ../../nbs/values/03_search.ipynb #3876dc95
 def shared_prefix_attention(
     q:torch.Tensor,           # Queries; (heads, answers, asked, size), the last `asked` places of each answer
     k:torch.Tensor,           # Keys of the answers; (key heads, answers, length, size)
@@ -112,7 +112,7 @@ def shared_prefix_attention(
     return torch.cat([at(i, place) for i,place in enumerate(places.tolist())], 2).to(q.dtype)
 
 # %% ../../nbs/values/03_search.ipynb #d26474a2
-NAME = 'rm_shared_prefix'  # Of this attention in transformers
+NAME = 'rm_shared_prefix'  # Under which transformers knows this attention
 
 @dataclass(eq=False)
 class PrefixCache:
@@ -164,7 +164,7 @@ def _hidden_states(model, ids, first, cache, **kw): # Last hidden states of a ro
     out = model.backbone(input_ids=row, position_ids=positions, layout=cache, use_cache=False, **kw)
     return out.last_hidden_state
 
-# %% ../../nbs/values/03_search.ipynb #11629ba2
+# %% ../../nbs/values/03_search.ipynb #2d9cf3bf
 TOKENS = 1024  # Of answers in a forward pass on a CPU: more leave its cache, fewer do not fill it
 
 def _suffix_rewards(model, ids, prefix, cache, room, tell): # Of suffixes of one length, (answers, length)
@@ -240,7 +240,7 @@ def _cut_sequences(rm, encoder, prompt): # As training would cut each conversati
     chats = [[dict(role='user', content=prompt), dict(role='assistant', content=a)] for a in encoder.answers]
     return conversation_ids(chats, rm.tokenizer, rm.max_length, rm.overlong)
 
-# %% ../../nbs/values/03_search.ipynb #a24a3bb4
+# %% ../../nbs/values/03_search.ipynb #d383dacf
 def search(
     rm:RewardFunction,        # From `load_reward_model`
     encoder:AnswerEncoder,    # The answers
