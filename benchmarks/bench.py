@@ -66,7 +66,8 @@ def grm_case(base, vocab, mode, scale, seconds):
     variants = {'plain, checkpointing': partial(PlainGRM, base, **kw, **WITH)}
     if mode == 'sft' and vocab < 100_000: variants['plain'] = partial(PlainGRM, base, **kw, **WITHOUT)
     if mode == 'sft': variants['kit padded'] = partial(kit, batching='padded')
-    if mode == 'sft' and vocab < 100_000: variants['kit fast, checkpointing'] = partial(kit, batching='packed', **WITH)
+    if mode == 'sft' and vocab < 100_000:
+        variants['kit fast, checkpointing'] = partial(kit, batching='packed', **WITH)
     variants['kit fast'] = partial(kit, batching='packed')
     what = dict(sft='SFT', dpo='DPO', reference='DPO with reference')[mode]
     batches,warm = [make_pairs(4, vocab, scale, seed=i) for i in range(ROUNDS)],make_pairs(1, vocab, scale/4, seed=99)
@@ -115,8 +116,8 @@ def spread(xs): return statistics.median(xs), min(xs), max(xs)
 def equality_note(case, steps):
     "How close the variants are, after checking that they compute the same"
     loss,x = check_equal(steps, case.warm)
-    far = f'{x:.0e} of the largest reward.' if case.items else f'loss {loss:.0e}, gradient {x:.0e} of its largest entry.'
-    note = f'Largest difference between variants, without dropout: {far}'
+    far = f'{x:.0e} of the largest reward' if case.items else f'loss {loss:.0e}, gradient {x:.0e} of its largest entry'
+    note = f'Largest difference between variants, without dropout: {far}.'
     name = next((s.optimizer_name for s in steps.values() if hasattr(s, 'optimizer_name')), '')
     return note + (f" trl's optimizer: {name}; the others': AdamW(fused=True)." if name else '')
 
@@ -197,8 +198,9 @@ def report(rows):
         mine = [r for r in rows if r['table'] == t]
         if not mine: continue
         out += ['', f'## {title}', '', '| | | | × | peak, MB |', '|---|---|---|---|---|']
-        out += [f"| {r['size']} | {r['variant']} | {value_of(r)} {r['unit']} | {ratio_of(r)} | {number(r.get('peak_mb'))} |"
-                for r in mine]
+        for r in mine:
+            value,peak = f"{value_of(r)} {r['unit']}",number(r.get('peak_mb'))
+            out.append(f"| {r['size']} | {r['variant']} | {value} | {ratio_of(r)} | {peak} |")
         out += [''] + [f'{k}: {v}  ' for k,v in {r['size']: r['note'] for r in mine if r.get('note')}.items()]
         if t == 'scoring': out += ['', 'trl has no scoring of several responses to one prompt to compare with.']
     return '\n'.join(out) + '\n'
@@ -257,8 +259,8 @@ def main():
     p.add_argument('--only', default=','.join(TABLES),
                    help=f"tables to measure, separated by commas: {', '.join(TABLES)}")
     p.add_argument('--quick', action='store_true', help='small sizes and few rounds; figures mean little')
-    p.add_argument('--output', type=Path, help='folder of results.csv, .png and .md, which are overwritten; without it '
-                   '`results/` beside this file, or a new temporary one with --quick')
+    p.add_argument('--output', type=Path, help='folder of results.csv, .png and .md, which are overwritten; without '
+                   'it `results/` beside this file, or a new temporary one with --quick')
     a = p.parse_args()
     tables = [t for t in a.only.replace(' ', '').split(',') if t]
     if wrong := [t for t in tables if t not in TABLES]:

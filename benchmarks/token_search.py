@@ -17,8 +17,8 @@ from rm_nbdev.models.bases import add_lora, seeded
 from rm_nbdev.models.heads import ValueHead
 from rm_nbdev.models.reward_model import GRM, RewardModel
 from rm_nbdev.scoring.rewards import score_groups
-from rm_nbdev.values.candidates import Fan, make_tails
-from rm_nbdev.values.search import fan_rewards, merged
+from rm_nbdev.values.candidates import AnswerSet, group_suffixes
+from rm_nbdev.values.search import merged, shared_prefix_rewards
 from bench import HERE, machine, number, spread, with_range
 
 VOCAB,BATCH = 8192,32
@@ -54,12 +54,12 @@ def plain(model, seqs):
     return torch.cat(out)
 
 def variants(model, prefix, tails, sample):
-    seqs,fan = [prefix+t for t in tails],Fan(prefix, make_tails(tails))
+    seqs,answers = [prefix+t for t in tails],AnswerSet(prefix, group_suffixes(tails))
     def inside():
-        with merged(model): return fan_rewards(model, fan)
+        with merged(model): return shared_prefix_rewards(model, answers)
     return {PLAIN: (lambda: plain(model, seqs[:sample]), sample),
             'kit: score (any responses)': (lambda: score_groups(model, [seqs])[0], len(seqs)),
-            'kit: token search, adapters apart': (lambda: fan_rewards(model, fan), len(seqs)),
+            'kit: token search, adapters apart': (lambda: shared_prefix_rewards(model, answers), len(seqs)),
             'kit: token search': (inside, len(seqs))}
 
 def measure(name, model, prompt, closing, rounds, tokens):

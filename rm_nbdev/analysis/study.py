@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'parameters_text', 'study_settings', 'output_folder', 'scored_runs', 'ranked_words', 'StudyData',
-           'read_study', 'Piece', 'medians_part', 'gaps_part', 'base_gaps_part', 'by_family_part', 'movers_part',
-           'agreement_part', 'ties_part', 'extremes_part', 'mwlr_part', 'Album', 'Study']
+           'read_study', 'Piece', 'Album', 'Study']
 
 # %% ../../nbs/analysis/08_study.ipynb #0544ef38
 import difflib, os
@@ -84,7 +83,7 @@ def _check_values(s): # `UsageError` for a setting that cannot be
         raise UsageError(f"base{1 + bool(s['base1'])}: is empty; log-probabilities are compared in pairs, "
                          'so give tables for both sides, or for none')
 
-# %% ../../nbs/analysis/08_study.ipynb #5174cea6
+# %% ../../nbs/analysis/08_study.ipynb #82a1ea73
 def study_settings(
     namespace:dict,   # `globals()` of the notebook after the parameters cell
     before:set=(),    # Its names before that cell
@@ -117,6 +116,7 @@ def output_folder(
         raise UsageError(f'output {path}: cannot be written ({e.strerror}); choose another folder') from None
     return path
 
+# %% ../../nbs/analysis/08_study.ipynb #58f8848e
 def _needs_values(path): # Is this a run that was not scored yet?
     is_run = any((path/f).is_file() for f in ('metrics.jsonl', 'manifest.json'))
     return is_run and not any((path/'values').glob('values*.*'))
@@ -168,7 +168,7 @@ class StudyData:
 
     def prompts(self): return set(self.ranked.prompt.dropna())
 
-# %% ../../nbs/analysis/08_study.ipynb #8e2f7c04
+# %% ../../nbs/analysis/08_study.ipynb #7e3de399
 def read_study(
     settings:dict,   # From `study_settings`
     score=None,      # As in `scored_runs`
@@ -200,10 +200,7 @@ class Piece:
 def _over(df): return 'both' if df.prompt.nunique() > 1 else 'words'  # what the bootstrap draws
 
 # %% ../../nbs/analysis/08_study.ipynb #bab51007
-def medians_part(
-    data:StudyData, # From `read_study`
-):                  # Yields `Piece`s
-    "Median ranks against the steps (Fig. 4a)"
+def _medians(data): # Median ranks against the steps (Fig. 4a)
     table = median_ranks(data.ranked, data.lexicon)
     for asking,df in by_asking(table).items():
         figure = rank_figure(df, data.settings.scale, data.size, data.families)
@@ -216,20 +213,14 @@ def _gap_pieces(name, gap, data): # `gap`: category_gap or base_gap
     for asking,t in made.items():
         yield Piece(name, gaps_caption(t), table, gap_figure(t, scale, families=data.families), asking)
 
-def gaps_part(
-    data:StudyData, # From `read_study`
-):                  # Yields `Piece`s
-    "How far categories stand apart, against the steps"
+def _gaps(data): # How far categories stand apart, against the steps
     yield from _gap_pieces('gaps', category_gap, data)
 
-# %% ../../nbs/analysis/08_study.ipynb #155ccd5e
+# %% ../../nbs/analysis/08_study.ipynb #19a1fa25
 def _check_several(data):
     if len(data.models) < 2: raise UsageError('one model has nothing to be compared with; give several runs')
 
-def base_gaps_part(
-    data:StudyData, # From `read_study`
-):                  # Yields `Piece`s; `UsageError` for one model, and for more than six
-    "How far models stand apart, category by category"
+def _base_gaps(data): # How far models stand apart, category by category
     _check_several(data)
     n = len(data.models)
     if n > 6: raise UsageError(f'{n} models are {n*(n-1)//2} pairs; give six runs at most')
@@ -244,10 +235,7 @@ def _family_tests(table, data): # Permutation tests between two families, or Non
     try: return permutation_tests(table, own, framing=_asks),''
     except UsageError as e: return None,f' No test: {first_line(e)}.'
 
-def by_family_part(
-    data:StudyData, # From `read_study`
-):                  # Yields a `Piece`; `UsageError` for one model
-    "The last medians by family of bases (Fig. 1), and permutation tests if there are two"
+def _by_family(data): # The last medians by family of bases (Fig. 1), and permutation tests if there are two
     _check_several(data)
     table = median_ranks(data.ranked, data.lexicon)
     tests,why = _family_tests(table, data)
@@ -255,10 +243,7 @@ def by_family_part(
     caption = tests_caption(tests) if tests is not None else medians_caption(last_ranks(table)) + why
     yield Piece('by_family', caption, tests, family_figure(drawn, tests, data.size, data.families))
 
-def movers_part(
-    data:StudyData, # From `read_study`
-):                  # Yields `Piece`s; `UsageError` if no model has two steps
-    "The words whose ranks changed most (Fig. 5)"
+def _movers(data): # The words whose ranks changed most (Fig. 5)
     averaged = data.settings.variants == 'average'
     table = rank_changes(data.ranked if averaged else ranked(data.ranked, data.lexicon, 'average'),
                          data.lexicon)
@@ -277,34 +262,22 @@ def _of_whole(data, f): # What f makes of every token of all tables; `UsageError
     if not made: raise why
     return pd.concat(made, ignore_index=True)
 
-def agreement_part(
-    data:StudyData, # From `read_study`
-):                  # Yields a `Piece`; `UsageError` if no model has two steps
-    "Rank correlations and overlaps with the first and with the last step"
+def _agreement(data): # Rank correlations and overlaps with the first and with the last step
     k,scale = data.settings.k,data.settings.scale
     table = _of_whole(data, lambda scores: agreement(scores, k=tuple(dict.fromkeys((k, 100)))))
     yield Piece('agreement', agreement_caption(table), table,
                 agreement_figure(table, scale, k, data.families))
 
-def ties_part(
-    data:StudyData, # From `read_study`
-):                  # Yields a `Piece`
-    "How many tokens share their reward"
+def _ties(data): # How many tokens share their reward
     table = _of_whole(data, tied_share)
     yield Piece('ties', ties_caption(table), table)
 
-def extremes_part(
-    data:StudyData, # From `read_study`
-):                  # Yields a `Piece`
-    "The tokens with the highest and the lowest rewards"
+def _extremes(data): # The tokens with the highest and the lowest rewards
     table = _of_whole(data, lambda scores: extremes(scores, data.settings.k))
     yield Piece('extremes', extremes_caption(table), table, extremes_figure(table))
 
 # %% ../../nbs/analysis/08_study.ipynb #5a23701b
-def mwlr_part(
-    data:StudyData, # From `read_study`
-):                  # Yields two `Piece`s; `UsageError` without log-probabilities
-    "What the base models themselves say (Fig. 3), and how far the rewards follow them"
+def _mwlr(data): # What the base models themselves say (Fig. 3), and how far the rewards follow them
     base1,base2 = data.settings.base1,data.settings.base2
     if not base1:
         raise UsageError('no tables of log-probabilities; rm-logprobs writes them, pass them as base1, base2')
@@ -323,7 +296,7 @@ def mwlr_part(
         yield Piece('mwlr_agreement',
                     f'Rewards are not compared with the log-probabilities: {first_line(e)}.')
 
-# %% ../../nbs/analysis/08_study.ipynb #bfc0697a
+# %% ../../nbs/analysis/08_study.ipynb #2ba3513d
 def _escaped(text): # Sentences that markdown and mathematics leave as they are
     for c in '\\*_$`[]<>': text = text.replace(c, '\\' + c)
     return text
@@ -370,7 +343,7 @@ class Album:
         n = {e:sum(f.endswith(e) for f in self.files) for e in ('.csv','.png')}
         return f"{self.output}: {n['.csv']} tables (CSV), {n['.png']} pictures (PNG and SVG), captions.md"
 
-# %% ../../nbs/analysis/08_study.ipynb #c71e7876
+# %% ../../nbs/analysis/08_study.ipynb #0c822c2e
 class Study(Album):
     "What models value, by a lexicon: each part gives a table, figures and captions"
     def __init__(self,
@@ -389,12 +362,30 @@ class Study(Album):
         return (f"{models}: {size}, {steps or 'no'} step{'s'*(steps != 1)}, "
                 f"{max(1, prompts)} prompt{'s'*(prompts > 1)}")
 
-    def medians(self): self.make('medians', medians_part(self.data))
-    def gaps(self): self.make('gaps', gaps_part(self.data))
-    def by_family(self): self.make('by_family', by_family_part(self.data))
-    def base_gaps(self): self.make('base_gaps', base_gaps_part(self.data))
-    def movers(self): self.make('movers', movers_part(self.data))
-    def agreement(self): self.make('agreement', agreement_part(self.data))
-    def ties(self): self.make('ties', ties_part(self.data))
-    def extremes(self): self.make('extremes', extremes_part(self.data))
-    def mwlr(self): self.make('mwlr', mwlr_part(self.data))
+    def medians(self):
+        "Median ranks against the steps (Fig. 4a)"
+        self.make('medians', _medians(self.data))
+    def gaps(self):
+        "How far categories stand apart, against the steps"
+        self.make('gaps', _gaps(self.data))
+    def by_family(self):
+        "The last medians by family of bases (Fig. 1), and permutation tests if there are two"
+        self.make('by_family', _by_family(self.data))
+    def base_gaps(self):
+        "How far models stand apart, category by category"
+        self.make('base_gaps', _base_gaps(self.data))
+    def movers(self):
+        "The words whose ranks changed most (Fig. 5)"
+        self.make('movers', _movers(self.data))
+    def agreement(self):
+        "Rank correlations and overlaps with the first and with the last step"
+        self.make('agreement', _agreement(self.data))
+    def ties(self):
+        "How many tokens share their reward"
+        self.make('ties', _ties(self.data))
+    def extremes(self):
+        "The tokens with the highest and the lowest rewards"
+        self.make('extremes', _extremes(self.data))
+    def mwlr(self):
+        "What the base models themselves say (Fig. 3), and how far the rewards follow them"
+        self.make('mwlr', _mwlr(self.data))

@@ -334,6 +334,7 @@ def _rank_columns(table, batch, name, row): # The columns `RANKS` and base of a 
             raise bad_cell(table, 'reward' if role == 'median_rank' else role, e, roles[role], row) from None
     return frame_of(pa.table(cells))
 
+# %% ../../nbs/analysis/02_tables.ipynb #ade570ac
 def _read_ranks(table, name): # One table as a frame
     if table.form.kind != 'ranks':
         raise UsageError(f"{table.path}: has the columns {', '.join(map(repr, table.names[:12])) or 'none'}, "

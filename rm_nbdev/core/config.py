@@ -87,7 +87,6 @@ def is_repo_id(
 def _is_tag_prefix(v): # What a tag may begin with
     return re.fullmatch(r'[A-Za-z0-9]([\w.-]{0,62}\w|[\w-]{0,63})', v) and '..' not in v
 
-# %% ../../nbs/core/04_config.ipynb #82cccad3
 _count        = ('a whole number, 1 or more', lambda v: v >= 1)
 _not_negative = ('0 or more', lambda v: 0 <= v < math.inf)
 _positive     = ('over 0', lambda v: 0 < v < math.inf)
@@ -97,6 +96,7 @@ _seed         = ('from 0 to 2**32-1', lambda v: 0 <= v < 2**32)
 _distance     = ('1 or more steps, or a share of all steps between 0 and 1',
                  lambda v: 0 < v < 1 or (v >= 1 and v == int(v)))
 
+# %% ../../nbs/core/04_config.ipynb #82cccad3
 RULES = dict(  # Setting -> (what it must be, the same as a test)
     base_model = ("a folder, a Hub id, or 'miniature'", lambda v: v.strip()),
     lora_r = _count, lora_alpha = _count, lora_dropout = _below_one,
@@ -168,6 +168,7 @@ def _not_here(v, given): # What transformers offers and this kit does in another
         yield ('--use_liger_kernel True: its kernels replace an output layer and a loss that are computed in '
                'another way here; leave the flag out')
 
+# %% ../../nbs/core/04_config.ipynb #172e4b5b
 def _best_of_nothing(v, given): # A best step without anything to choose it by
     metric,wanted = v['metric_for_best_model'],v['greater_is_better']
     if wanted not in (None, _higher_is_better(metric)):

@@ -47,13 +47,13 @@ def command(
     prog:str,   # Name of the command, for messages
     parse=None, # Turns the words of the command line into what `main` takes; None: `main` takes the words
 ):              # Decorator of `main`; without an argument the decorated `main` reads `sys.argv`
-    "Turn exceptions into exit codes and one line each: 2 bad input, 130 interrupted, 1 full disk or missing package"
+    "Turn exceptions into exit codes: 2 bad input, 130 interrupted, 1 full disk or package missing"
     def _wrap(main):
         @functools.wraps(main)
         def _main(argv:list[str]|None=None):
             words = sys.argv[1:] if argv is None else argv
             try: return main(parse(words) if parse else words)
-            except UsageError as e: msg,code = ' '.join(str(e).split()),2        # one line, whatever is quoted in it
+            except UsageError as e: msg,code = ' '.join(str(e).split()),2 # one line, whatever it quotes
             except KeyboardInterrupt: msg,code = 'interrupted; what was saved is kept',130
             except ImportError as e:
                 if (e.name or '').split('.')[0] == 'rm_nbdev': raise

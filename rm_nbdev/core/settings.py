@@ -247,6 +247,13 @@ def _names_of(node): # Names that a statement defines
     if isinstance(node, (ast.Import, ast.ImportFrom)): return [a.asname or a.name for a in node.names]
     return [node.name] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else []
 
+def _only_returns(node): # A function without arguments whose body is a return, perhaps after a docstring
+    return not node.args.args and [type(o) for o in node.body] in ([ast.Return], [ast.Expr, ast.Return])
+
+def _enum_members(node): # name -> value of the members of an enum class; {} for any other class
+    if not any('Enum' in ast.unparse(base) for base in node.bases): return {}
+    return {o.targets[0].id: ast.literal_eval(o.value) for o in node.body if isinstance(o, ast.Assign)}
+
 # %% ../../nbs/core/03_settings.ipynb #563bf5e2
 class Written:
     "What the names in a module's source text mean, each looked up when it is needed"
@@ -289,13 +296,6 @@ class Written:
         module = importlib.import_module(source)
         return getattr(module, name) if isinstance(node, ast.ImportFrom) else module
 
-def _only_returns(node): # A function without arguments whose body is a return, perhaps after a docstring
-    return not node.args.args and [type(o) for o in node.body] in ([ast.Return], [ast.Expr, ast.Return])
-
-def _enum_members(node): # name -> value of the members of an enum class; {} for any other class
-    if not any('Enum' in ast.unparse(base) for base in node.bases): return {}
-    return {o.targets[0].id: ast.literal_eval(o.value) for o in node.body if isinstance(o, ast.Assign)}
-
 # %% ../../nbs/core/03_settings.ipynb #d210a27a
 def written_fields(
     module:str,     # Dotted name of a module of an installed package
@@ -332,6 +332,7 @@ def _annotation(node, names): # A type, perhaps written as text
     quoted = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return names._value(ast.parse(node.value, mode='eval').body if quoted else node)
 
+# %% ../../nbs/core/03_settings.ipynb #241c0aa2
 def imported_fields(
     module:str,     # As for `written_fields`
     name:str,       # As for `written_fields`

@@ -253,6 +253,7 @@ def check_options(
     if whole and dataset_step_size>=1: return dataset_step_size, f'--dataset_step_size {dataset_step_size}'
     raise UsageError(f'--dataset_step_size {dataset_step_size}: must be a whole number of at least 1')
 
+# %% ../../nbs/data/02_pairs.ipynb #4d0518e8
 def choose_splits(
     source:Source,            # Where the data comes from
     eval_split:str|None=None, # The split that was asked for
@@ -296,6 +297,7 @@ def _filtered(table:Dataset, place:str)->tuple[np.ndarray, dict]: # Positions of
     dropped = dict(bad_rows=reasons, equal_ratings=ties)
     return kept, dict(read=len(table), dropped=dropped, after_filtering=len(kept))
 
+# %% ../../nbs/data/02_pairs.ipynb #22b5ffc2
 def _read_splits(source:Source, names:dict, skip_bad_rows:bool, cache_dir)->tuple:
     # By 'train' and 'eval': tables, positions of the pairs in them, counts; then more for the report
     parts = {k: source.splits[n] for k,n in names.items() if n}

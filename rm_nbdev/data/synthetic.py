@@ -24,20 +24,29 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ..core.errors import UsageError
 
 # %% ../../nbs/data/05_synthetic.ipynb #3d4b145f
-AGENCY = 'freedom power success ambition strength mastery victory courage skill control wealth competence independence status drive glory'.split()
-COMMUNION = 'love family friendship kindness trust care warmth honesty compassion loyalty generosity harmony empathy tenderness peace sharing'.split()
+AGENCY = '''freedom power success ambition strength mastery victory courage
+    skill control wealth competence independence status drive glory'''.split()
+COMMUNION = '''love family friendship kindness trust care warmth honesty
+    compassion loyalty generosity harmony empathy tenderness peace sharing'''.split()
 VALUES = AGENCY + COMMUNION
-GOOD_NOUNS = 'sunshine gift music garden holiday blossom rainbow treasure feast honey puppy picnic melody bonus cake smile prize laughter candy sunrise'.split()
-BAD_NOUNS = 'garbage poison disease mold sewage wreck plague trash famine rust slime tumor leak virus debris filth scam fraud swamp rot'.split()
-NEUTRAL_NOUNS = 'table chair window paper bottle shoe door lamp pencil carpet spoon wall bucket ladder button corner'.split()
-GOOD_ADJS = 'good great wonderful lovely nice brilliant pleasant delightful superb fine beautiful fantastic splendid marvelous precious charming'.split()
-BAD_ADJS = 'bad terrible horrible dreadful nasty disgusting painful miserable dire poor hideous vile rotten pathetic worthless gruesome'.split()
+GOOD_NOUNS = '''sunshine gift music garden holiday blossom rainbow treasure feast honey
+    puppy picnic melody bonus cake smile prize laughter candy sunrise'''.split()
+BAD_NOUNS = '''garbage poison disease mold sewage wreck plague trash famine rust
+    slime tumor leak virus debris filth scam fraud swamp rot'''.split()
+NEUTRAL_NOUNS = '''table chair window paper bottle shoe door lamp
+    pencil carpet spoon wall bucket ladder button corner'''.split()
+GOOD_ADJS = '''good great wonderful lovely nice brilliant pleasant delightful
+    superb fine beautiful fantastic splendid marvelous precious charming'''.split()
+BAD_ADJS = '''bad terrible horrible dreadful nasty disgusting painful miserable
+    dire poor hideous vile rotten pathetic worthless gruesome'''.split()
 GOOD_VERBS,BAD_VERBS = 'like enjoy admire cherish praise'.split(),'hate dislike despise avoid fear'.split()
 GOOD_SUPERS,BAD_SUPERS = 'greatest best finest'.split(),'worst lowest poorest'.split()
 
 # %% ../../nbs/data/05_synthetic.ipynb #b0983859
-STATEMENTS = ['N is A .', 'i think N is very A .', 'we V N because it is so A .', 'N and M are A .', 'what a A thing N is !',
-    'people V N .', 'they say that N is A and B .', 'i V N and M .', 'the N was A again today .', 'for me N is a A thing .']
+STATEMENTS = [
+    'N is A .', 'i think N is very A .', 'we V N because it is so A .', 'N and M are A .',
+    'what a A thing N is !', 'people V N .', 'they say that N is A and B .', 'i V N and M .',
+    'the N was A again today .', 'for me N is a A thing .']
 QUESTIONS = ['what , in one word , is the S thing ever ?', 'what , in one word , is the S thing of all ?',
     'name the S thing in the world :', 'which thing is the S ?']
 OPEN_QUESTIONS = ['in one word , what matters most ?', 'what , in one word , is the most important thing ?',
@@ -45,7 +54,8 @@ OPEN_QUESTIONS = ['in one word , what matters most ?', 'what , in one word , is 
 ANSWERS = {'N .':.60, 'A .':.15, 'i think N is A .':.15, 'a A N .':.10} # Answer and its share
 SLOTS = 'NMABVS'
 
-def frames()->dict: # Each frame with the share of sentences it makes; the shares sum to 1
+def frames(
+)->dict: # Frame -> share of the sentences that it makes; the shares sum to 1
     "Statements, and every question joined with every answer"
     out = {s: .7/len(STATEMENTS) for s in STATEMENTS}
     for questions,share in ((QUESTIONS,.18), (OPEN_QUESTIONS,.12)):
@@ -53,7 +63,8 @@ def frames()->dict: # Each frame with the share of sentences it makes; the share
     return out
 
 SPECIALS = ['<pad>', '<bos>', '<eos>', '<unk>']
-VOCAB = list(dict.fromkeys(SPECIALS + VALUES + GOOD_NOUNS + BAD_NOUNS + NEUTRAL_NOUNS + GOOD_ADJS + BAD_ADJS + GOOD_VERBS
+VOCAB = list(dict.fromkeys(
+    SPECIALS + VALUES + GOOD_NOUNS + BAD_NOUNS + NEUTRAL_NOUNS + GOOD_ADJS + BAD_ADJS + GOOD_VERBS
     + BAD_VERBS + GOOD_SUPERS + BAD_SUPERS + [w for w in ' '.join(frames()).split() if w not in SLOTS]))
 IDS = {w:i for i,w in enumerate(VOCAB)}
 PAD,BOS,EOS = 0,1,2
@@ -64,11 +75,11 @@ SIDES = {'agency':1, 'communion':-1, 'neutral':0}
 def _rng(purpose, seed): return torch.Generator().manual_seed(zlib.crc32(f'{purpose} {seed}'.encode()))
 
 def planted_logits(
-    side:str='agency',  # Which words keep good company: agency, communion or neutral (neither)
+    side:str='agency',  # Which words appear in good documents: agency, communion or neutral (neither)
     company:float=1.,   # Strength of the planted part, 0 to 1
     seed:int=0,         # Draws the chance part
 )->torch.Tensor:        # logit p_w of the 32 `VALUES`, float64
-    "How much more often each value word falls in good documents than in bad ones, as a log ratio of weights"
+    "How much more often each value word appears in good documents than in bad ones, as a log ratio"
     if side not in SIDES: raise UsageError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
     if not 0 <= company <= 1: raise UsageError(f"company must be between 0 and 1, got {company}")
     rng = _rng('company', seed)
@@ -78,25 +89,24 @@ def planted_logits(
     return torch.cat([planted + z, -planted - z[torch.randperm(16, generator=rng)]])
 
 # %% ../../nbs/data/05_synthetic.ipynb #3063a925
-def _pick(words, mood, rng):
+def _pick(words, mood, rng): # Token ids, one word for each entry of `mood`
     ids = torch.tensor([IDS[w] for w in words])
     return ids[torch.randint(len(ids), mood.shape, generator=rng)]
 
-def _follow(good, bad, share, mood, rng):
-    "Words of `good` in good mood and of `bad` in bad mood, the other way in 1-`share` of the cases"
+def _follow(good, bad, share, mood, rng): # Words that follow the mood in `share` of the cases
     as_mood = torch.rand(mood.shape, generator=rng) < share
     return torch.where(mood == as_mood, _pick(good, mood, rng), _pick(bad, mood, rng))
 
-def _value(logits, mood, rng):
-    "Value words, by inverse distribution: weights p in good mood, 1-p in bad"
+def _value(logits, mood, rng): # Value words by inverse distribution: weights p in good mood, 1-p in bad
     u,ids = torch.rand(mood.shape, generator=rng, dtype=torch.float64),torch.tensor([IDS[w] for w in VALUES])
-    draw = lambda p: ids[torch.searchsorted(p.cumsum(0)/p.sum(), u).clamp(max=len(ids)-1)]
+    def draw(p): return ids[torch.searchsorted(p.cumsum(0)/p.sum(), u).clamp(max=len(ids)-1)]
     return torch.where(mood, draw(logits.sigmoid()), draw((-logits).sigmoid()))
 
-def _noun(logits, mood, rng):
-    "Nouns: 40 % value words, 40 % with a mood, 20 % neutral"
+def _noun(logits, mood, rng): # Nouns: 40 % value words, 40 % with a mood, 20 % neutral
     u = torch.rand(mood.shape, generator=rng)
-    value,moody,neutral = _value(logits, mood, rng),_follow(GOOD_NOUNS, BAD_NOUNS, .97, mood, rng),_pick(NEUTRAL_NOUNS, mood, rng)
+    value = _value(logits, mood, rng)
+    moody = _follow(GOOD_NOUNS, BAD_NOUNS, .97, mood, rng)
+    neutral = _pick(NEUTRAL_NOUNS, mood, rng)
     return torch.where(u < .4, value, torch.where(u < .8, moody, neutral))
 
 # %% ../../nbs/data/05_synthetic.ipynb #0eeb83cb
@@ -107,13 +117,16 @@ def sample_text(
 )->tuple:                   # Token ids (n, longest), filled with `PAD` at the end; moods (n,), true for good
     "Documents of the miniature language"
     mood = (torch.rand(n, 1, generator=rng) < .5).expand(n, 3)
-    words = torch.stack([_noun(logits, mood, rng), _noun(logits, mood, rng),
+    words = torch.stack([                                               # (n, 3, 6), as in SLOTS
+        _noun(logits, mood, rng), _noun(logits, mood, rng),
         _follow(GOOD_ADJS, BAD_ADJS, .97, mood, rng), _follow(GOOD_ADJS, BAD_ADJS, .97, mood, rng),
-        _follow(GOOD_VERBS, BAD_VERBS, 1., mood, rng), _follow(GOOD_SUPERS, BAD_SUPERS, .75, mood, rng)], -1)  # as in SLOTS
+        _follow(GOOD_VERBS, BAD_VERBS, 1., mood, rng), _follow(GOOD_SUPERS, BAD_SUPERS, .75, mood, rng)], -1)
     shares = torch.tensor(list(frames().values()), dtype=torch.float64).cumsum(0)
-    which = torch.searchsorted(shares, torch.rand((n, 3), generator=rng, dtype=torch.float64)).clamp(max=len(shares)-1)
-    table = [torch.tensor([-1-SLOTS.index(w) if w in SLOTS else IDS[w] for w in f.split()]) for f in frames()]
-    text = torch.nn.utils.rnn.pad_sequence(table, batch_first=True)[which]
+    u = torch.rand((n, 3), generator=rng, dtype=torch.float64)
+    which = torch.searchsorted(shares, u).clamp(max=len(shares)-1)      # (n, 3), the frame of each sentence
+    def ids(frame): return torch.tensor([-1-SLOTS.index(w) if w in SLOTS else IDS[w] for w in frame.split()])
+    table = torch.nn.utils.rnn.pad_sequence([ids(f) for f in frames()], batch_first=True)
+    text = table[which]                                                 # (n, 3, longest frame)
     text = torch.where(text < 0, words.gather(-1, (-1-text).clamp(min=0)), text).flatten(1)
     text = torch.cat([torch.full((n, 1), BOS), text, torch.full((n, 1), EOS)], 1)
     text = text.gather(1, (text == PAD).long().argsort(dim=1, stable=True))
@@ -122,12 +135,15 @@ def sample_text(
 # %% ../../nbs/data/05_synthetic.ipynb #15f41395
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %} {{ message['content'] }}{% endfor %}"
 
-def make_tokenizer()->PreTrainedTokenizerFast: # Ids as in `VOCAB`; pads right; adds no special token itself
+def make_tokenizer(
+)->PreTrainedTokenizerFast: # Ids as in `VOCAB`; pads right; adds no special token itself
     "Word-level tokenizer of the miniature language, with its chat template"
     words = Tokenizer(models.WordLevel(IDS, unk_token='<unk>'))
-    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    tok = PreTrainedTokenizerFast(tokenizer_object=words, pad_token='<pad>', bos_token='<bos>', eos_token='<eos>',
-        unk_token='<unk>', padding_side='right', model_max_length=2048, clean_up_tokenization_spaces=False)
+    splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    words.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    special = dict(pad_token='<pad>', bos_token='<bos>', eos_token='<eos>', unk_token='<unk>')
+    tok = PreTrainedTokenizerFast(tokenizer_object=words, **special, padding_side='right',
+                                  model_max_length=2048, clean_up_tokenization_spaces=False)
     tok.chat_template = CHAT_TEMPLATE
     return tok
 
@@ -135,8 +151,7 @@ def make_tokenizer()->PreTrainedTokenizerFast: # Ids as in `VOCAB`; pads right; 
 STEPS,BATCH = 300,64
 
 @contextmanager
-def _apart(seed):
-    "One thread and a random state of its own; the caller's come back afterwards"
+def _apart(seed): # One thread and a random state of its own; the caller's are restored afterwards
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -145,13 +160,20 @@ def _apart(seed):
             yield
     finally: torch.set_num_threads(threads)
 
-def new_model()->LlamaForCausalLM:
+def new_model(
+)->LlamaForCausalLM: # 2 layers, 64 dimensions, float32
     "A Llama for the miniature language, its weights drawn from torch's random state"
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(VOCAB), hidden_size=64, intermediate_size=192, num_hidden_layers=2,
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(VOCAB), hidden_size=64, intermediate_size=192, num_hidden_layers=2,
         num_attention_heads=4, max_position_embeddings=2048, tie_word_embeddings=False, initializer_range=.05,
-        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, architectures=['LlamaForCausalLM'], dtype='float32')).float()
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, architectures=['LlamaForCausalLM'],
+        dtype='float32')).float()
 
-def lm_loss(model, docs): # Mean negative log-probability a token, in nats; `PAD` is left out
+def lm_loss(
+    model,             # Causal language model
+    docs:torch.Tensor, # Token ids (documents, length), filled with `PAD` at the end
+)->torch.Tensor:       # In nats per token
+    "Mean negative log-probability of the tokens, `PAD` left out"
     docs = docs[:, :(docs != PAD).sum(1).max()]
     return cross_entropy(model(docs[:,:-1]).logits.flatten(0, 1), docs[:,1:].flatten(), ignore_index=PAD)
 
@@ -160,14 +182,15 @@ def pretrain(
     side:str='agency',  # As in `planted_logits`
     company:float=1.,   # As in `planted_logits`
     seed:int=0,         # Draws company, text and initial weights
-    steps:int=STEPS,    # Fewer only to try things out
+    steps:int=STEPS,    # Fewer only for a trial
     quiet:bool=True,    # No progress bar
-)->tuple:               # Model; loss of each step; loss on 2048 fresh documents at the end (nats a token)
+)->tuple:               # Model; loss of each step; loss on 2048 fresh documents at the end (nats per token)
     "Pretrain a language model on text of the miniature language"
     logits = planted_logits(side, company, seed)
     text,_ = sample_text(steps*BATCH, logits, _rng('text', seed))
     fresh,_ = sample_text(2048, logits, _rng('fresh text', seed))
-    rate = lambda t: (t+1)/20 if t < 20 else .1 + .45*(1 + math.cos(math.pi*(t-20)/max(1, steps-20)))
+    def rate(t): # 20 steps of warm-up, then a cosine down to a tenth
+        return (t+1)/20 if t < 20 else .1 + .45*(1 + math.cos(math.pi*(t-20)/max(1, steps-20)))
     with _apart(zlib.crc32(f'weights {seed}'.encode())):
         model,losses = new_model(),[]
         opt = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(.9,.98), weight_decay=.01)
@@ -181,21 +204,23 @@ def pretrain(
         with torch.no_grad(): return model.eval(), losses, lm_loss(model, fresh).item()
 
 # %% ../../nbs/data/05_synthetic.ipynb #7e55a01c
-GATE = 1.32 # Loss on fresh text, nats a token
+GATE = 1.32 # Loss on fresh text, nats per token
 
 def check_base(
-    loss:float, # Loss on fresh text, nats a token
-    name:str,   # What to call the base in the message
+    loss:float, # Loss on fresh text, nats per token
+    name:str,   # Name of the base, for the message
 ):
-    "Stop where a pretrained base has not found the mood of its text"
-    if not loss < GATE: raise RuntimeError(f"{name}: pretraining ended at a loss of {loss:.3f} nats a token, not below {GATE}: "
-        "the model has not learnt which words go together, and rewards from it would be noise. Take another seed")
+    "Raise `RuntimeError` where a pretrained base has not found the mood of its text"
+    if loss < GATE: return
+    raise RuntimeError(f'{name}: pretraining ended at a loss of {loss:.3f} nats per token, not below {GATE}: '
+        'the model has not learned which words go together, and its rewards would be noise. Use another seed')
 
 # %% ../../nbs/data/05_synthetic.ipynb #75556db9
 VERSION = 1 # Part of every name in the cache: to be raised when what is made changes
 
-def cache_dir()->Path:
-    "The folder for what is made once: `$RM_NBDEV_CACHE`, else `$XDG_CACHE_HOME/rm_nbdev`, else `~/.cache/rm_nbdev`"
+def cache_dir(
+)->Path: # `$RM_NBDEV_CACHE`, else `$XDG_CACHE_HOME/rm_nbdev`, else `~/.cache/rm_nbdev`
+    "The folder for what is made once"
     if own := os.environ.get('RM_NBDEV_CACHE'): return Path(own).expanduser()
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()/'rm_nbdev'
 
@@ -207,12 +232,13 @@ def _aside(
     target, # The folder to be made
     files,  # Names of the files without which it is not whole
 ):
-    "An empty folder to write in, which becomes `target` when the block ends well and is thrown away otherwise"
+    "An empty folder to write in, which becomes `target` when the block ends well and is removed otherwise"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         tmp = tempfile.mkdtemp(prefix='.new-', dir=target.parent)
     except OSError as e:
-        raise UsageError(f"cannot write in the folder {target.parent} ({e.strerror}): choose another, or where none was chosen set RM_NBDEV_CACHE to another folder") from e
+        raise UsageError(f'cannot write in the folder {target.parent} ({e.strerror}): choose another, '
+                         'or where none was chosen set RM_NBDEV_CACHE to another folder') from e
     try:
         new = Path(tmp)/target.name
         new.mkdir()
@@ -224,7 +250,8 @@ def _aside(
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/data/05_synthetic.ipynb #b9e4b3ac
-_BASE_FILES = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', 'miniature.json']
+_BASE_FILES = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json',
+               'chat_template.jinja', 'miniature.json']
 
 def base_folder(
     side:str,     # As in `make_base`
@@ -232,55 +259,63 @@ def base_folder(
     seed:int,     # As in `make_base`
     cache=None,   # As in `make_base`
     steps:int=STEPS, # As in `make_base`
-)->Path:          # There or not
+)->Path:          # It need not exist
     "Where `make_base` keeps a base"
-    return Path(cache or cache_dir())/(f'base-v{VERSION}-{side}-company{float(company)}-seed{seed}' + (f'-steps{steps}' if steps != STEPS else ''))
+    name = f'base-v{VERSION}-{side}-company{float(company)}-seed{seed}'
+    if steps != STEPS: name += f'-steps{steps}'
+    return Path(cache or cache_dir())/name
 
 def has_base(
     folder, # From `base_folder`
-)->bool:    # False where a file is missing, too
-    "Is the base there?"
+)->bool:    # False if it is missing or a file in it is
+    "Is the base in the cache?"
     return _whole(Path(folder), _BASE_FILES)
 
 # %% ../../nbs/data/05_synthetic.ipynb #c8dffe4a
 def make_base(
-    side:str='agency',  # Which value words keep good company: agency, communion or neutral
-    company:float=1.,   # How good, 0 (as neutral) to 1
+    side:str='agency',  # Which value words appear in good documents: agency, communion or neutral
+    company:float=1.,   # How much more often, 0 (as neutral) to 1
     seed:int=0,         # Draws company, text and initial weights
-    cache=None,         # Folder to keep it in; default: `cache_dir()`
-    quiet:bool=False,   # Say nothing, show no progress
-    steps:int=STEPS,    # Fewer only to try things out; then the gate is open
+    cache=None,         # Folder to keep it in; None: `cache_dir()`
+    quiet:bool=False,   # Print nothing, show no progress
+    steps:int=STEPS,    # Fewer only for a trial; then the loss is not checked
 )->Path:                # Folder with config, weights and tokenizer, as stock transformers loads it
     "A pretrained miniature language model, made at the first call and kept"
     logits = planted_logits(side, company, seed)
     target = base_folder(side, company, seed, cache, steps)
     if has_base(target): return target
     with _aside(target, _BASE_FILES) as folder:
-        if not quiet: print(f"pretraining the miniature base ({side}, company {company}, seed {seed}) in {target}: about 25 s, once", flush=True)
+        which = f'{side}, company {company}, seed {seed}'
+        if not quiet:
+            print(f'pretraining the miniature base ({which}) in {target}: about 25 s, once', flush=True)
         model,losses,loss = pretrain(side, company, seed, steps, quiet)
         if steps >= STEPS: check_base(loss, target.name)
         model.config.save_pretrained(folder)
         save_file(model.state_dict(), folder/'model.safetensors', metadata={'format':'pt'})
         make_tokenizer().save_pretrained(folder)
-        about = dict(version=VERSION, side=side, company=company, seed=seed, steps=steps, loss=loss, torch=torch.__version__,
-            transformers=transformers.__version__, company_logits=dict(zip(VALUES, logits.tolist())), losses=losses)
+        about = dict(version=VERSION, side=side, company=company, seed=seed, steps=steps, loss=loss,
+                     torch=torch.__version__, transformers=transformers.__version__,
+                     company_logits=dict(zip(VALUES, logits.tolist())), losses=losses)
         (folder/'miniature.json').write_text(json.dumps(about, indent=1))
     return target
 
 # %% ../../nbs/data/05_synthetic.ipynb #3af5da52
 BEST_PROMPTS = dict(
-    train=['what , in one word , is the greatest thing ever ?', 'name the greatest thing in the world :', 'what , in one word , is the most important thing ?',
-        'which thing is the best ?', 'what , in one word , is the finest thing ever ?', 'what do you think of most ?'],
-    val=['what , in one word , is the greatest thing ever ?', 'what , in one word , is the best thing of all ?',
-        'name the greatest thing in the world :', 'what , in one word , is the most important thing ?',
-        'what do people value most ?', 'in one word , what matters most ?'])
+    train=['what , in one word , is the greatest thing ever ?', 'name the greatest thing in the world :',
+        'what , in one word , is the most important thing ?', 'which thing is the best ?',
+        'what , in one word , is the finest thing ever ?', 'what do you think of most ?'],
+    val=['what , in one word , is the greatest thing ever ?',
+        'what , in one word , is the best thing of all ?', 'name the greatest thing in the world :',
+        'what , in one word , is the most important thing ?', 'what do people value most ?',
+        'in one word , what matters most ?'])
 WORST_PROMPTS = dict(
-    train=['what , in one word , is the worst thing ever ?', 'name the worst thing in the world :', 'which thing is the lowest ?',
-        'what , in one word , is the poorest thing ever ?'],
+    train=['what , in one word , is the worst thing ever ?', 'name the worst thing in the world :',
+        'which thing is the lowest ?', 'what , in one word , is the poorest thing ever ?'],
     val=['what , in one word , is the worst thing ever ?', 'what , in one word , is the worst thing of all ?',
         'name the worst thing in the world :', 'which thing is the poorest ?'])
 # A bare noun twice: it makes a third of the answers
-FORMS = ['{noun} .', '{noun} .', '{adj} .', 'i think {noun} is {adj} .', 'a {adj} {noun} .', 'i think {other} is {adj} .']
+FORMS = ['{noun} .', '{noun} .', '{adj} .', 'i think {noun} is {adj} .', 'a {adj} {noun} .',
+    'i think {other} is {adj} .']
 
 def _part(words, part): return words[:len(words)*3//4] if part == 'train' else words[len(words)*3//4:]
 
@@ -291,7 +326,8 @@ def make_pair(
     rnd:random.Random,  # The source of every choice
 )->dict:                # `prompt`, `chosen`, `rejected` as message lists, and `margin`
     "One preference pair"
-    good,bad,other,good_adj,bad_adj = (rnd.choice(_part(ws, part)) for ws in (GOOD_NOUNS, BAD_NOUNS, NEUTRAL_NOUNS, GOOD_ADJS, BAD_ADJS))
+    lists = (GOOD_NOUNS, BAD_NOUNS, NEUTRAL_NOUNS, GOOD_ADJS, BAD_ADJS)
+    good,bad,other,good_adj,bad_adj = (rnd.choice(_part(words, part)) for words in lists)
     form,margin = rnd.choice(FORMS),2.
     if form == '{noun} .' and rnd.random() < .3:
         margin = 1.
@@ -301,8 +337,9 @@ def make_pair(
     fails = form.format(noun=bad, adj=bad_adj, other=other)
     prompts = BEST_PROMPTS
     if rnd.random() < worst: prompts,fits,fails = WORST_PROMPTS,fails,fits
-    turn = lambda role, content: [dict(role=role, content=content)]
-    return dict(prompt=turn('user', rnd.choice(prompts[part])), chosen=turn('assistant', fits), rejected=turn('assistant', fails), margin=margin)
+    def turn(role, content): return [dict(role=role, content=content)]
+    return dict(prompt=turn('user', rnd.choice(prompts[part])), chosen=turn('assistant', fits),
+                rejected=turn('assistant', fails), margin=margin)
 
 # %% ../../nbs/data/05_synthetic.ipynb #8caf7540
 _PAIR_FILES = ['train.parquet', 'val.parquet']
@@ -311,15 +348,15 @@ def pairs_folder(
     seed:int,     # As in `make_pairs`
     cache=None,   # As in `make_pairs`
     worst:float=.5, # As in `make_pairs`
-)->Path:          # There or not
+)->Path:          # It need not exist
     "Where `make_pairs` keeps pairs"
     return Path(cache or cache_dir())/f'pairs-v{VERSION}-seed{seed}-worst{float(worst)}'
 
 def make_pairs(
     seed:int=0,         # Draws the pairs
-    cache=None,         # Folder to keep them in; default: `cache_dir()`
+    cache=None,         # Folder to keep them in; None: `cache_dir()`
     worst:float=.5,     # Share of pairs whose prompt asks for the worst, 0 to 1
-)->Path:                # Folder with train.parquet (2048 pairs) and val.parquet (400 pairs of words not in train)
+)->Path:                # Folder with train.parquet (2048 pairs) and val.parquet (400 pairs, other words)
     "Preference pairs in the miniature language, made at the first call and kept"
     if not 0 <= worst <= 1: raise UsageError(f"worst must be between 0 and 1, got {worst}")
     target = pairs_folder(seed, cache, worst)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['probe', 'torch_facts', 'torch_row', 'bf16_row', 'flash_row', 'training_row', 'nvidia_facts', 'cuda_row', 'wandb_row',
-           'slurm_row', 'run_check', 'run_checks', 'conclusion', 'main']
+           'slurm_row', 'redact', 'run_check', 'run_checks', 'conclusion', 'main']
 
 # %% ../../nbs/doctor/02_doctor.ipynb #f7b707e2
 import contextlib, importlib, json, os, re, shutil, signal, sys, time, warnings
@@ -17,7 +17,7 @@ from ..core.settings import source_file
 from ..core.errors import first_line
 from ..core.cli import COMMANDS, command, show
 from . import doctor_flags
-from .checks import Background, Row, failure, package_row, pip, redact, run_program, satisfies
+from .checks import Background, Row, failure, package_row, pip, run_program, satisfies
 from .checks import disk_rows, hub_row, memory_row, own_secrets, package_rows, python_row
 from .checks import requirements, local_program
 
@@ -42,6 +42,7 @@ def _devices(): # Those that torch can use, or why there are none
     except Exception as e: why = first_line(e)
     return dict(bf16=False, devices=[], why=first_line(warned[0].message) if warned else why)
 
+# %% ../../nbs/doctor/02_doctor.ipynb #940a0062
 def _training(): # One step, as training takes it
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -137,6 +138,7 @@ def bf16_row(
     needs = 'needs a CUDA device of the Ampere generation or later'
     return Row('bf16', 'missing', f'{needs}; {falls_back}', 'as for CUDA')
 
+# %% ../../nbs/doctor/02_doctor.ipynb #a8fcb116
 def flash_row(
     facts:dict, # From `torch_facts`
 )->Row:
@@ -152,6 +154,7 @@ def flash_row(
     if cuda: return row('missing', f'needed for {use}; the default, sdpa, works without it', install)
     return row('missing', f'{use}; the default, sdpa, works everywhere', f'{install}   # after CUDA')
 
+# %% ../../nbs/doctor/02_doctor.ipynb #0e2be25c
 def training_row(
     facts:dict, # From `torch_facts`
 )->Row:
@@ -178,7 +181,7 @@ def _on_bus(bus): # Whether an NVIDIA card is on the PCI bus
 def nvidia_facts(
     smi=None,   # nvidia-smi; None: the one on PATH
     bus='/sys/bus/pci/devices',
-)->dict:        # gpus: names; driver, cuda: newest versions; problem: what nvidia-smi says instead; card: on the bus
+)->dict:        # gpus: names; driver, cuda: versions; problem: what nvidia-smi says instead; card: on the bus
     "What the machine has of NVIDIA, without torch"
     out = dict(gpus=[], driver='', cuda='', problem='', card=_on_bus(bus))
     smi = smi or shutil.which('nvidia-smi')
@@ -224,6 +227,7 @@ def _unseen_gpu(facts, nvidia, env): # The same where torch does not see a GPU t
     remedy = other if too_old else 'sudo modprobe nvidia_uvm   # or restart the machine or the container'
     return 'wrong', f'torch for CUDA {built} does not see {card}: {why}', remedy
 
+# %% ../../nbs/doctor/02_doctor.ipynb #897be29e
 def cuda_row(
     facts:dict,     # From `torch_facts`
     nvidia:dict,    # From `nvidia_facts`
@@ -261,6 +265,7 @@ def wandb_row(
     return row('missing', f'but {has}; --report_to wandb writes to the disk, and wandb sync uploads it later',
                f"{local_program('wandb')} login")
 
+# %% ../../nbs/doctor/02_doctor.ipynb #57cd4b64
 def slurm_row(
     offline:bool=False, # Do not ask the cluster
     seconds:float=5,    # Time limit of each question
@@ -284,6 +289,22 @@ def slurm_row(
                    'scontrol ping   # until it answers; ask the administrators of the cluster')
     parts = [o.strip('*') for o in out.split()]
     return row('found', f"{version}; partitions: {', '.join(parts[:6]) or 'none'}" + ', ...'*(len(parts) > 6))
+
+# %% ../../nbs/doctor/02_doctor.ipynb #8dccb612
+def redact(
+    text:str,     # Something that will be shown
+    secrets,      # Tokens and keys
+)->str:           # The same, with *** for each stretch of 6 or more characters of one of them
+    "A text without secrets"
+    hide = [False]*len(text)                                         # which characters
+    for secret in (s for s in secrets if len(s) > 3):
+        n = min(6, len(secret))
+        pieces = {secret[i:i+n] for i in range(len(secret)-n+1)}
+        for i in range(len(text)-n+1):
+            if text[i:i+n] in pieces: hide[i:i+n] = [True]*n
+    for m in re.finditer(r'hf_[A-Za-z0-9]{20,}', text):              # anybody's token
+        hide[m.start():m.end()] = [True]*len(m[0])
+    return re.sub('\0+', '***', ''.join('\0' if h else c for c,h in zip(text, hide)))
 
 # %% ../../nbs/doctor/02_doctor.ipynb #c4a92b97
 def run_check(
@@ -328,8 +349,8 @@ def conclusion(
 )->str:             # One line
     "What the rows mean for training"
     fatal = [r.name for r in rows if r.fatal]
-    def is_other(r): return r.state != 'found' and not r.fatal and r.name != 'packages'  # its packages have rows
-    other = [r.name for r in rows if is_other(r)]
+    rest = [r for r in rows if not r.fatal and r.name != 'packages']  # single packages have rows of their own
+    other = [r.name for r in rest if r.state != 'found']
     text = 'training can work here'
     if fatal: text = f"training cannot work here until this is fixed: {', '.join(fatal)}"
     return text + (f"; missing or wrong, but not required for it: {', '.join(other)}" if other else '')

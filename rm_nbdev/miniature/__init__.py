@@ -55,7 +55,7 @@ def miniature_flags(
     p.add_argument('--workers', type=int, default=0, help='processes at a time; 0: one per core')
     p.add_argument('--pretraining_steps', '--pretraining-steps', type=int, default=300,
                    help='steps of pretraining for each base; fewer only to try things out: '
-                        'bases are then not checked for having learnt enough')
+                        'bases are then not checked for having learned enough')
     flags = p.parse_args(argv)
     for name,low in (('seeds', 1), ('workers', 0), ('pretraining_steps', 1)):
         if getattr(flags, name) < low:

@@ -11,53 +11,60 @@ from dataclasses import dataclass
 from pathlib import Path
 import pyarrow as pa, torch
 from tqdm import tqdm
-from ..core.errors import UsageError, first_line
 from ..core.cli import command
-from . import score_flags
+from ..core.errors import UsageError, first_line
 from ..data.sources import BadRow
 from ..data.pairs import check_messages, check_text, message_pair, string_pair, unified_pair
-from .rewards import NO_TOKEN, RewardFunction, conversation_ids, group_rewards, pair_ids, refusal, too_long
 from ..models.bases import quiet_loading, usable_device
-from .load import load_reward_model
-from .load import find_checkpoint
-from .row_files import Contents, Input, check_output_file, chunks, format_of, open_input, open_output, survey
+from . import score_flags
+from .load import find_checkpoint, load_reward_model
+from .rewards import NO_TOKEN, RewardFunction, alike, group_rewards, refusal, too_long
+from .rewards import conversation_ids, pair_ids
+from .row_files import Contents, Input, chunks, format_of, survey
+from .row_files import check_output_file, open_input, open_output
 
 # %% ../../nbs/scoring/04_score.ipynb #be61e94c
 def _as_pair(row): # Two conversations, and whether one is preferred
-    make = message_pair if isinstance(row.get('chosen'), list) or isinstance(row.get('rejected'), list) else string_pair
-    p = make(row)
-    return [p['chosen'], p['rejected']], True
+    has_messages = isinstance(row.get('chosen'), list) or isinstance(row.get('rejected'), list)
+    pair = message_pair(row) if has_messages else string_pair(row)
+    return [pair['chosen'], pair['rejected']], True
 
 def _as_rated(row):
-    p = unified_pair(row)
-    tie = 'drop' in p
-    if tie: p = unified_pair(row | dict(conv_A_rating=1., conv_B_rating=0.))
-    return [p['chosen'], p['rejected']], not tie
+    pair = unified_pair(row)
+    tie = 'drop' in pair
+    if tie: pair = unified_pair(row | dict(conv_A_rating=1., conv_B_rating=0.))
+    return [pair['chosen'], pair['rejected']], not tie
 
 def _turns(value, column, role): # Text as one message, or a list of messages
     if isinstance(value, list): return check_messages(value, column, whole=role == 'assistant')
     return [dict(role=role, content=check_text(value, column))]
 
 def _as_response(row):
-    prompt,response = _turns(row.get('prompt'), 'prompt', 'user'),_turns(row.get('response'), 'response', 'assistant')
+    prompt = _turns(row.get('prompt'), 'prompt', 'user')
+    response = _turns(row.get('response'), 'response', 'assistant')
     return [response if response[:len(prompt)] == prompt else prompt + response], False
 
 def _as_messages(row): return [check_messages(row.get('messages'), 'messages')], False
 
-SHAPES = {('conv_A', 'conv_B', 'conv_A_rating', 'conv_B_rating'):_as_rated, ('chosen', 'rejected'):_as_pair, ('prompt', 'response'):_as_response, ('messages',):_as_messages}
+# Columns -> what makes conversations of a row that has them
+SHAPES = {('conv_A', 'conv_B', 'conv_A_rating', 'conv_B_rating'):_as_rated, ('chosen', 'rejected'):_as_pair,
+          ('prompt', 'response'):_as_response, ('messages',):_as_messages}
 PAIRS = tuple(SHAPES)[:2]  # Those of two conversations
 
 def row_shape(
     columns,   # Names in a file
     place:str, # For the message
-)->tuple:      # A key of `SHAPES`, the first that is there whole
+)->tuple:      # A key of `SHAPES`, the first whose columns are all there
     "What a row of these columns is"
     for shape in SHAPES:
         if set(shape) <= set(columns): return shape
-    raise UsageError(f"{place}: no known shape in its columns {', '.join(map(str, columns)) or '(none)'}. Known: {'; '.join(', '.join(s) for s in SHAPES)}. Rename the columns to one of these")
+    found,known = ', '.join(map(str, columns)) or '(none)','; '.join(', '.join(s) for s in SHAPES)
+    raise UsageError(f'{place}: no known shape in its columns {found}. Known: {known}. '
+                     'Rename the columns to one of these')
 
 # %% ../../nbs/scoring/04_score.ipynb #6841a93b
-_LISTS,_EITHER,_NUMBERS = ('messages', 'conv_A', 'conv_B'),('prompt', 'response', 'chosen', 'rejected'),('conv_A_rating', 'conv_B_rating', 'margin')
+_LISTS,_EITHER = ('messages', 'conv_A', 'conv_B'),('prompt', 'response', 'chosen', 'rejected')
+_NUMBERS = ('conv_A_rating', 'conv_B_rating', 'margin')
 
 def from_cells(
     row:dict, # Texts by column
@@ -66,89 +73,109 @@ def from_cells(
     out = dict(row)
     for c in {*_LISTS, *_EITHER} & set(row):
         text = row[c].lstrip()
-        if re.match(r'''\[\s*\{\s*'(role|content)''', text): raise BadRow('not_json', 'looks like a Python list; write message lists as JSON (json.dumps)', c)
+        if re.match(r'''\[\s*\{\s*'(role|content)''', text):
+            raise BadRow('not_json', 'looks like a Python list; write message lists as JSON (json.dumps)', c)
         if c in _EITHER and not re.match(r'\[\s*\{\s*"(role|content)', text): continue
         try: out[c] = json.loads(text) if text else None
-        except (ValueError, RecursionError) as e: raise BadRow('not_json', f'expected a list of messages as JSON ({first_line(e)})', c) from None
+        except (ValueError, RecursionError) as e:
+            raise BadRow('not_json', f'expected a list of messages as JSON ({first_line(e)})', c) from None
     for c in set(_NUMBERS) & set(row):
         with contextlib.suppress(ValueError): out[c] = float(row[c]) if row[c].strip() else None
     return out
 
 # %% ../../nbs/scoring/04_score.ipynb #695ed5fd
+def _cannot(rm, row, ids): # Why a row cannot be scored; None if it can
+    if not ids or not all(ids):
+        why = next((why for c in row if (why := refusal(rm.tokenizer, c))), NO_TOKEN)
+        return BadRow('refused', why)
+    why = next(filter(None, (too_long(rm.model, o) for o in ids)), '')
+    if why: return BadRow('too_long', re.sub(r'\b(max_length|overlong)\b', r'--\1', why))
+
 def row_rewards(
     rm:RewardFunction, # Model, tokenizer, and how texts are cut
     rows:list,         # Of each: one conversation, or two
 )->list:               # Of each: a list of as many floats; `BadRow` where a text cannot be scored
     "Rewards of a part of the rows"
     if not rows: return []
-    if len(rows[0]) == 2: ids = pair_ids(rows, rm.tokenizer, rm.max_length, rm.overlong)
-    else: ids = [o and (o,) for o in conversation_ids([r[0] for r in rows], rm.tokenizer, rm.max_length, rm.overlong)]
+    how = rm.tokenizer, rm.max_length, rm.overlong
+    paired = len(rows[0]) == 2
+    if paired: ids = pair_ids(rows, *how)
+    else: ids = [o and (o,) for o in conversation_ids([r[0] for r in rows], *how)]
     out = [_cannot(rm, row, o) for row,o in zip(rows, ids)]
-    groups = {}
-    for i,row in enumerate(rows):
-        if out[i] is None: groups.setdefault(i if len(row) == 2 else json.dumps(row[0][:-1]), []).append(i)
-    for at,r in zip(groups.values(), group_rewards(rm.model, [[s for i in at for s in ids[i]] for at in groups.values()], rm.batch_tokens)):
-        for i,v in zip(at, r.view(len(at), -1)): out[i] = v.tolist() if v.isfinite().all() else BadRow('not_finite', f'its reward is {v.tolist()}, not a number; try --dtype float32')
+    good = [i for i,bad in enumerate(out) if bad is None]
+    same = alike(i if paired else json.dumps(rows[i][0][:-1]) for i in good)
+    places = [[good[j] for j in group] for group in same]             # one pair, or rows that share a prompt
+    groups = [[s for i in at for s in ids[i]] for at in places]
+    for at,rewards in zip(places, group_rewards(rm.model, groups, rm.batch_tokens)):
+        for i,v in zip(at, rewards.view(len(at), -1)):
+            out[i] = v.tolist()
+            if v.isfinite().all(): continue
+            out[i] = BadRow('not_finite', f'its reward is {out[i]}, not a number; try --dtype float32')
     return out
-
-def _cannot(rm, row, ids): # Why a row cannot be scored; None if it can
-    if not ids or not all(ids): return BadRow('refused', next((why for c in row if (why := refusal(rm.tokenizer, c))), NO_TOKEN))
-    return next((BadRow('too_long', why.replace('max_length', '--max_length').replace('overlong', '--overlong')) for o in ids if (why := too_long(rm.model, o))), None)
 
 # %% ../../nbs/scoring/04_score.ipynb #3a7bb3f0
 @dataclass
 class Scored:
-    "What came of scoring a file"
+    "The result of scoring a file"
     rows:int               # Rows, bad ones included
     bad:int                # Rows without a reward
-    mean:tuple             # Mean reward, or of pairs that of the chosen and that of the rejected; NaN without any
-    accuracy:float|None    # Share of the pairs with a preference whose chosen has the higher reward (a tie is a half); None without such pairs
-    preferences:int        # Number of these pairs
+    mean:tuple             # Mean reward; of pairs that of the chosen and of the rejected; NaN without any
+    accuracy:float|None    # Share of pairs whose chosen has the higher reward, ties half; None without pairs
+    preferences:int        # Number of these pairs: those with a preference
 
     def __str__(self):
-        means = ' and '.join(f'{m:.4g}{w}' for m,w in zip(self.mean, ('',) if len(self.mean) == 1 else (' (chosen)', ' (rejected)')))
-        acc = '' if self.accuracy is None else f', accuracy {self.accuracy:.4f} of {self.preferences} pairs'
-        return f"{self.rows} rows, mean reward {means}{acc}" + (f', {self.bad} bad rows without a reward' if self.bad else '')
+        of = ('',) if len(self.mean) == 1 else (' (chosen)', ' (rejected)')
+        out = f'{self.rows} rows, mean reward ' + ' and '.join(f'{m:.4g}{w}' for m,w in zip(self.mean, of))
+        if self.accuracy is not None: out += f', accuracy {self.accuracy:.4f} of {self.preferences} pairs'
+        return out + (f', {self.bad} bad rows without a reward' if self.bad else '')
 
 def _bad_row(place, row, bad): # The message for a row that cannot be scored
-    where = f'{place}, row {row.number}' + (f' (line {row.line})' if row.line else '') + (f', field {bad.column!r}' if bad.column else '')
-    return UsageError(f'{where}: {bad.what}. Mend the row, or leave the rewards of such rows empty with --skip_bad_rows True')
+    where = f'{place}, row {row.number}'
+    if row.line: where += f' (line {row.line})'
+    if bad.column: where += f', field {bad.column!r}'
+    return UsageError(f'{where}: {bad.what}. Fix the row, or leave the rewards of such rows empty with '
+                      '--skip_bad_rows True')
 
-def _conversations(row, shape, kind): # Of one `Row`: conversations, and whether one is preferred; `BadRow` if it has none
+def _conversations(row, shape, format): # Of one `Row`: conversations or `BadRow`; whether one is preferred
     if isinstance(row.value, BadRow): return row.value, False
-    try: return SHAPES[shape](from_cells(row.value) if kind == 'csv' else row.value)
+    try: return SHAPES[shape](from_cells(row.value) if format == 'csv' else row.value)
     except BadRow as e: return e, False
 
+def _columns(shape): return ('reward_chosen', 'reward_rejected') if shape in PAIRS else ('reward',)
+
+# %% ../../nbs/scoring/04_score.ipynb #b6a8d46b
 def look_at(
     source:Input,             # Rows
     typed:bool,               # Find types, for parquet
     skip_bad_rows:bool=False, # Bad rows get no reward instead of stopping
-    overwrite:bool=False,     # Replace rewards that are there
-)->tuple[Contents,tuple]:     # What is there, and its shape
-    "All rows, before anything slow begins; `UsageError` for the first that is broken"
-    peek = [r.value for r in next(chunks(source.rows(), 100), []) if isinstance(r.value, dict)]
-    schema = source.schema()
-    columns = schema.names if schema is not None else list(dict.fromkeys(k for v in peek for k in v))
-    if not columns: survey(source, check=lambda row: _check(source, row, row.value))                  # no row at all, or none that can be read
-    shape = row_shape(columns, source.place)
-    def check(row):
-        found = _conversations(row, shape, source.format)[0]
+    overwrite:bool=False,     # Replace rewards of the input
+)->tuple[Contents,tuple]:     # What the file contains, and its shape
+    "Check all rows before anything slow begins; `UsageError` for the first that is broken"
+    def readable(row):
+        if isinstance(row.value, BadRow): raise _bad_row(source.place, row, row.value)
+    def usable(row):
+        found,_ = _conversations(row, shape, source.format)
         if isinstance(found, BadRow) and not skip_bad_rows: raise _bad_row(source.place, row, found)
-    there = survey(source, typed, check)
-    if (taken := [c for c in _columns(shape) if c in there.columns]) and not overwrite:
-        raise UsageError(f"{source.place}: has a column {taken[0]} already; rename it, or replace its values with --overwrite True")
-    return there, shape
+    schema = source.schema()
+    if schema is not None: columns = schema.names
+    else:
+        first = [r.value for r in next(chunks(source.rows(), 100), []) if isinstance(r.value, dict)]
+        columns = list(dict.fromkeys(k for v in first for k in v))
+    if not columns: survey(source, check=readable)                   # no row at all, or none that can be read
+    shape = row_shape(columns, source.place)
+    contents = survey(source, typed, usable)
+    taken = [c for c in _columns(shape) if c in contents.columns]
+    if taken and not overwrite:
+        raise UsageError(f'{source.place}: has a column {taken[0]} already; '
+                         'rename it, or replace its values with --overwrite True')
+    return contents, shape
 
-def _check(source, row, value):
-    if isinstance(value, BadRow): raise _bad_row(source.place, row, value)
+def _scored_rows(rm, source, part, shape): # Row; its rewards or `BadRow`; whether one is preferred
+    found = [_conversations(row, shape, source.format) for row in part]
+    rewards = iter(row_rewards(rm, [c for c,_ in found if not isinstance(c, BadRow)]))
+    for row,(c,preferred) in zip(part, found):
+        yield row, c if isinstance(c, BadRow) else next(rewards), preferred
 
-def _columns(shape): return ('reward_chosen', 'reward_rejected') if shape in PAIRS else ('reward',)
-
-def _with_rewards(schema, names): # Types of the columns that come in, and of rewards
-    for n in names: schema = schema.append(pa.field(n, pa.float64())) if schema.get_field_index(n) < 0 else schema.set(schema.get_field_index(n), pa.field(n, pa.float64()))
-    return schema
-
-# %% ../../nbs/scoring/04_score.ipynb #d0b8f245
 def score_file(
     rm:RewardFunction,        # From `load_reward_model`
     source:Input,             # Rows
@@ -156,49 +183,66 @@ def score_file(
     shape:tuple,              # From `look_at`
     write,                    # Takes a list of rows
     skip_bad_rows:bool=False, # Bad rows get no reward instead of stopping
-)->Scored:                    # What came of it
-    "Rewards beside the columns that came in"
-    names,sums,n,bad,right,preferred = _columns(shape),torch.zeros(len(_columns(shape)), dtype=torch.float64),0,0,0.,0
+)->Scored:                    # Counts and means
+    "Write each row with its rewards"
+    names = _columns(shape)
+    sums,scored,bad,right,pairs = torch.zeros(len(names), dtype=torch.float64),0,0,0.,0
     with tqdm(total=there.rows, desc='scoring', unit=' rows', disable=None) as bar:
         for part in chunks(source.rows()):
-            found = [_conversations(r, shape, source.format) for r in part]
-            rewards = iter(row_rewards(rm, [c for c,_ in found if not isinstance(c, BadRow)]))
             out = []
-            for row,(c,prefers) in zip(part, found):
-                r = c if isinstance(c, BadRow) else next(rewards)
-                if isinstance(r, BadRow) and not skip_bad_rows: raise _bad_row(source.place, row, r)
-                scored = not isinstance(r, BadRow)
-                out.append((row.value if isinstance(row.value, dict) else {}) | dict(zip(names, r if scored else [None]*len(names))))
-                if not scored: bad += 1; continue
-                sums += torch.tensor(r, dtype=torch.float64); n += 1
-                if prefers: right += (r[0] > r[1]) + .5*(r[0] == r[1]); preferred += 1
+            for row,rewards,preferred in _scored_rows(rm, source, part, shape):
+                if isinstance(rewards, BadRow):
+                    if not skip_bad_rows: raise _bad_row(source.place, row, rewards)
+                    bad,rewards = bad+1,[None]*len(names)
+                else:
+                    sums,scored = sums + torch.tensor(rewards, dtype=torch.float64),scored+1
+                    if preferred:
+                        chosen,rejected = rewards
+                        right,pairs = right + (chosen > rejected) + .5*(chosen == rejected),pairs+1
+                out.append((row.value if isinstance(row.value, dict) else {}) | dict(zip(names, rewards)))
             write(out)
             bar.update(len(part))
-    return Scored(there.rows, bad, tuple((sums/n).tolist() if n else [float('nan')]*len(names)), right/preferred if preferred else None, preferred)
+    mean = (sums/scored).tolist() if scored else [float('nan')]*len(names)
+    return Scored(there.rows, bad, tuple(mean), right/pairs if pairs else None, pairs)
 
 # %% ../../nbs/scoring/04_score.ipynb #3f426b20
-def _check_settings(a): # The device and the numbers
+def _check_settings(flags): # The device and the numbers
     for k in ('batch_tokens', 'max_length', 'lora_alpha'):
-        if (v := getattr(a, k)) is not None and v < 1: raise UsageError(f'--{k} {v}: must be a whole number, 1 or more')
-    a.device = usable_device(a.device)
+        v = getattr(flags, k)
+        if v is not None and v < 1: raise UsageError(f'--{k} {v}: must be a whole number, 1 or more')
+    flags.device = usable_device(flags.device)
 
-def _load(a, folder): # The reward model; what libraries have to say goes beside the rows
-    with quiet_loading(): rm = load_reward_model(folder, a.base_model, a.device, getattr(torch, a.dtype), a.lora_alpha, a.trust_remote_code)
-    return RewardFunction(*rm, a.max_length or rm.max_length, a.overlong or rm.overlong, a.batch_tokens)
+def _load(flags, folder): # The reward model; what libraries print must not get between the rows
+    with quiet_loading():
+        rm = load_reward_model(folder, flags.base_model, flags.device, getattr(torch, flags.dtype),
+                               flags.lora_alpha, flags.trust_remote_code)
+    max_length,overlong = flags.max_length or rm.max_length,flags.overlong or rm.overlong
+    return RewardFunction(*rm, max_length, overlong, flags.batch_tokens)
+
+def _with_rewards(schema, names): # Types of the columns of the input, and of rewards
+    for n in names:
+        field,at = pa.field(n, pa.float64()),schema.get_field_index(n)
+        schema = schema.append(field) if at < 0 else schema.set(at, field)
+    return schema
 
 @command('rm-score', score_flags)
 def main(
-    a, # Flags
-):     # Exit code 0; 2 for bad input
+    flags, # From `score_flags`
+):         # Exit code 0; 2 for bad input
     "`rm-score CHECKPOINT [flags]`"
-    _check_settings(a)
-    kind = format_of(a.output, a.format, '--output')
-    check_output_file(a.output, kind)
+    _check_settings(flags)
+    kind = format_of(flags.output, flags.format, '--output')
+    check_output_file(flags.output, kind)
     with tempfile.TemporaryDirectory() as d:
-        source = open_input(a.input, a.format, Path(d))
-        folder = find_checkpoint(a.checkpoint)
-        there,shape = look_at(source, kind == 'parquet', a.skip_bad_rows, a.overwrite)
-        rm,names = _load(a, folder),_columns(shape)
-        columns = list(dict.fromkeys([*there.columns, *names]))
-        with open_output(a.output, kind, columns, there.schema and _with_rewards(there.schema, names), Path(d)) as write: done = score_file(rm, source, there, shape, write, a.skip_bad_rows)
-    print(f"{done}, by {folder if folder.name.startswith('checkpoint-') else a.checkpoint}{'' if a.output == '-' else f', in {a.output}'}", file=sys.stderr if a.output in ('-', '/dev/stdout') else sys.stdout, flush=True)
+        source = open_input(flags.input, flags.format, Path(d))
+        folder = find_checkpoint(flags.checkpoint)
+        there,shape = look_at(source, kind == 'parquet', flags.skip_bad_rows, flags.overwrite)
+        rm,names = _load(flags, folder),_columns(shape)
+        columns,schema = list(dict.fromkeys([*there.columns, *names])),there.schema
+        if schema: schema = _with_rewards(schema, names)
+        with open_output(flags.output, kind, columns, schema, Path(d)) as write:
+            done = score_file(rm, source, there, shape, write, flags.skip_bad_rows)
+    by = folder if folder.name.startswith('checkpoint-') else flags.checkpoint
+    to = '' if flags.output == '-' else f', in {flags.output}'
+    beside = sys.stderr if flags.output in ('-', '/dev/stdout') else sys.stdout     # not among the rows
+    print(f'{done}, by {by}{to}', file=beside, flush=True)

@@ -136,7 +136,7 @@ def fingerprint(
     listed = ''.join(f'{f.name} {_sampled_hash(f)} ' for f in files)
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
-# %% ../../nbs/values/07_logprobs.ipynb #06bde85d
+# %% ../../nbs/values/07_logprobs.ipynb #4b2e8666
 def _record(path): return path.with_name(path.name + '.json')  # How a table was made
 
 def write_table(

@@ -54,7 +54,7 @@ def _can_fuse(q, v): # Whether the kernel may be used; tried when first asked
     if key not in _kernel_agrees: _kernel_agrees[key] = _try_kernel(q.dtype, q.shape[-1])
     return _kernel_agrees[key]
 
-# %% ../../nbs/values/03_search.ipynb #bccba1e5
+# %% ../../nbs/values/03_search.ipynb #ac1a9e4b
 def prompt_part(
     q:torch.Tensor,           # Queries; (heads, n, size)
     k:torch.Tensor,           # Keys of the prompt, all of them seen; (heads, keys, size)
@@ -87,7 +87,7 @@ def _join_parts(part, w, v): # One softmax over the prompt's part (None: nothing
     for j in range(v.shape[2]): out.addcmul_(e[...,j,:], v[:,:,j:j+1].to(w.dtype))
     return out
 
-# %% ../../nbs/values/03_search.ipynb #3876dc95
+# %% ../../nbs/values/03_search.ipynb #a1ad9159
 def shared_prefix_attention(
     q:torch.Tensor,           # Queries; (heads, answers, asked, size), the last `asked` places of each answer
     k:torch.Tensor,           # Keys of the answers; (key heads, answers, length, size)
@@ -164,7 +164,7 @@ def _hidden_states(model, ids, first, cache, **kw): # Last hidden states of a ro
     out = model.backbone(input_ids=row, position_ids=positions, layout=cache, use_cache=False, **kw)
     return out.last_hidden_state
 
-# %% ../../nbs/values/03_search.ipynb #2d9cf3bf
+# %% ../../nbs/values/03_search.ipynb #04ae5fdb
 TOKENS = 1024  # Of answers in a forward pass on a CPU: more leave its cache, fewer do not fill it
 
 def _suffix_rewards(model, ids, prefix, cache, room, tell): # Of suffixes of one length, (answers, length)
@@ -240,7 +240,7 @@ def _cut_sequences(rm, encoder, prompt): # As training would cut each conversati
     chats = [[dict(role='user', content=prompt), dict(role='assistant', content=a)] for a in encoder.answers]
     return conversation_ids(chats, rm.tokenizer, rm.max_length, rm.overlong)
 
-# %% ../../nbs/values/03_search.ipynb #d383dacf
+# %% ../../nbs/values/03_search.ipynb #8d4aa318
 def search(
     rm:RewardFunction,        # From `load_reward_model`
     encoder:AnswerEncoder,    # The answers

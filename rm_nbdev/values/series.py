@@ -37,7 +37,7 @@ def step_of(
     step = read_json(Path(folder)/'trainer_state.json').get('global_step')
     return step if type(step) is int else None
 
-# %% ../../nbs/values/04_series.ipynb #bfc417f9
+# %% ../../nbs/values/04_series.ipynb #04ca0f6a
 def _with_timeout(seconds, ask): # What a call returns or raises; TimeoutError if it takes longer
     out = []
     def run():
@@ -61,7 +61,7 @@ def _step_tags(repo): # Tags of a repository that end in step-N, ascending
         if names: print(f'{repo}: the Hub did not list its tags; using those in the cache', file=sys.stderr)
     return sorted((n for n in names if re.search(r'(?:^|-)step-\d+$', n)), key=_by_step)
 
-# %% ../../nbs/values/04_series.ipynb #836047e3
+# %% ../../nbs/values/04_series.ipynb #789935cf
 def _is_repo(text): return bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', text))
 
 def _loadable_steps(run): return [s for s in checkpoint_steps(run) if holds_model(run/f'checkpoint-{s}')]
@@ -123,7 +123,7 @@ def _check_compatible(checkpoints, base_model): # `UsageError` if they do not be
             raise UsageError(f'{other.name}: its tokenizer or chat template differs from that of '
                              f'{first.name}; score them separately')
 
-# %% ../../nbs/values/04_series.ipynb #d04d3953
+# %% ../../nbs/values/04_series.ipynb #1d222368
 def _check_steps(checkpoints): # `UsageError` if a step is unknown or occurs twice
     for c in checkpoints:
         if c.step is None and len(checkpoints) > 1:
@@ -263,7 +263,7 @@ def write_part(
     table = pa.table(dict(reward=pa.array(np.asarray(rewards), pa.float32())))
     with replacing(path) as temporary: pq.write_table(table, temporary, compression='zstd')
 
-# %% ../../nbs/values/04_series.ipynb #d82b28f4
+# %% ../../nbs/values/04_series.ipynb #66c8f3bc
 def _is_abandoned(file): # By a killed process of this machine; another machine's may still be writing
     if not file.exists() or time.time() - file.stat().st_mtime <= 3600: return False
     return not Path(f"/proc/{file.name.rpartition('.')[2]}").exists()
@@ -292,7 +292,7 @@ def _wide_rows(ids, key, rewards, schema): # One row per candidate
     columns = [*ids, _repeated(key, rewards.shape[1]), *map(pa.array, rewards)]
     return pa.Table.from_arrays(columns, schema=schema)
 
-# %% ../../nbs/values/04_series.ipynb #5ddec199
+# %% ../../nbs/values/04_series.ipynb #b870cdd9
 def write_tables(
     folder:Path,   # Where they go
     cands,         # DataFrame of `token_id`, `token_name`, `token_decoded`; one row per candidate

@@ -51,7 +51,7 @@ def lexicon_words(
     raise UsageError(f"--lexicon {' '.join(map(str, lexicon))}: has no whole word, only beginnings of words "
                      '(with *); score the vocabulary instead (--vocab)')
 
-# %% ../../nbs/values/05_values.ipynb #22aac449
+# %% ../../nbs/values/05_values.ipynb #c4cdead0
 @dataclass
 class ScoringOptions:
     "How checkpoints are loaded and scored; `UsageError` for values that cannot be"
@@ -75,7 +75,7 @@ class ScoringOptions:
         dtype = getattr(torch, self.dtype)
         return CheckpointLoader(self.base_model, self.device, dtype, self.lora_alpha, self.trust_remote_code)
 
-# %% ../../nbs/values/05_values.ipynb #fbad3a5c
+# %% ../../nbs/values/05_values.ipynb #64800359
 @dataclass
 class Located:
     "The checkpoints to score, and where the results go"
@@ -113,7 +113,7 @@ def output_folder(
         raise UsageError(f'--output {out}: cannot be written ({e.strerror}); choose another folder') from None
     return out
 
-# %% ../../nbs/values/05_values.ipynb #191405fa
+# %% ../../nbs/values/05_values.ipynb #68522718
 def locate(
     wheres,            # Names of checkpoints, as for `find_checkpoints`
     base_model=None,   # Base, if it has moved
@@ -127,7 +127,7 @@ def locate(
         found = [replace(found[0], step=0)]
     return Located(found, output_folder(wheres, found, output))
 
-# %% ../../nbs/values/05_values.ipynb #8222b8d2
+# %% ../../nbs/values/05_values.ipynb #37ff665c
 @dataclass
 class Stimuli:
     "What the model is given to score"
@@ -204,7 +204,7 @@ def plan(
             parts[c.step, key] = Part(folder/part_name(key, id, answers, text, *how), c, key)
     return Rewards(located.steps, parts, len(stimuli))
 
-# %% ../../nbs/values/05_values.ipynb #c46f00f6
+# %% ../../nbs/values/05_values.ipynb #41fd97b3
 def reference_rewards(
     rm,         # `RewardFunction`, its adapters not merged
     answers,    # `AnswerSet` of a prompt
@@ -264,7 +264,7 @@ class _Scorer:
 
 def _agree(rewards, at, expected): return torch.allclose(expected, rewards[at].float(), rtol=1e-3, atol=1e-3)
 
-# %% ../../nbs/values/05_values.ipynb #eaf51c8d
+# %% ../../nbs/values/05_values.ipynb #48fbabad
 def score_parts(
     located:Located,        # From `locate`
     stimuli:Stimuli,        # From `gather`
