@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTREMES', 'AT_ONCE', 'correlations', 'overlap', 'agreement', 'extremes', 'show_extremes', 'rank_correlation',
-           'whole_rankings']
+           'mwlr_agreement', 'whole_rankings']
 
 # %% ../../nbs/analysis/05_stability.ipynb #84bcb7a7
 import warnings
@@ -230,6 +230,22 @@ def rank_correlation(
     keys = dict(model_a=x.model, model_b=y.model, step=x.step.fillna(y.step),
                 prompt=x.prompt.fillna(y.prompt))
     return pd.DataFrame(keys).join(pd.DataFrame(found))
+
+# %% ../../nbs/analysis/05_stability.ipynb #ce2157a1
+def mwlr_agreement(
+    table:pd.DataFrame,    # From `values.mwlr.mwlr_table`
+    scores:pd.DataFrame,   # Rewards: model, step, prompt, token_decoded, reward, as from `read_scores`
+)->pd.DataFrame:           # model, step, prompt, n (tokens that both have), spearman, kendall
+    "Rank correlation of MWLR and rewards at each step; of tokens with the same text the highest counts"
+    if lost := [c for c in ('prompt', 'token_decoded', 'mwlr') if c not in table]:
+        raise UsageError(f"the table of MWLR: has no column {', '.join(lost)}; mwlr_table makes it")
+    if 'prompt' in scores and scores.prompt.notna().all():                # other prompts would only take time
+        scored = table[table.prompt.isin(scores.prompt)]
+        if len(scored): table = scored
+    # A token that only one base can say has an infinite MWLR: it stands at the end of the order
+    ratios = table[['prompt', 'token_decoded']].assign(mwlr=table.mwlr.clip(-1e300, 1e300))
+    out = rank_correlation(scores, ratios, value_b='mwlr')
+    return out.drop(columns='model_b').rename(columns=dict(model_a='model'))
 
 # %% ../../nbs/analysis/05_stability.ipynb #2976df50
 AT_ONCE = 10_000_000  # Rewards of a table that are held in memory at once

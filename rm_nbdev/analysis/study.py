@@ -7,16 +7,16 @@ __all__ = ['PARAMETERS', 'parameters_text', 'study_settings', 'output_folder', '
            'read_study', 'Piece', 'Album', 'Study']
 
 # %% ../../nbs/analysis/08_study.ipynb #0544ef38
-import difflib, os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Optional
 import pandas as pd
 from ..core.config import cast
-from ..core.errors import UsageError, first_line
-from ..core.files import read_json, write_text
+from ..core.errors import UsageError, did_you_mean, first_line
+from ..core.files import check_writable, read_json, write_text
 from ..values.stimuli import by_asking, categories, framing, read_lexicons
+from ..values.mwlr import mwlr_table, pairs_mwlr
 from ..plots.style import save_figure
 from ..plots.values import SCALES, family_of, rank_figure, read_families
 from ..plots.families import agreement_figure, family_figure, gap_figure
@@ -27,7 +27,7 @@ from .table_files import find_tables, table_names
 from .tables import last_ranks, read_scores, shared_vocabulary
 from .ranks import KEYS, VARIANTS, median_ranks, rank_changes, ranked
 from .gaps import base_gap, category_gap, tied_share
-from .stability import agreement, extremes, whole_rankings
+from .stability import agreement, extremes, mwlr_agreement, whole_rankings
 from .report import csv_text
 
 # %% ../../nbs/analysis/08_study.ipynb #bf56c32d
@@ -60,16 +60,15 @@ def parameters_text(
 # %% ../../nbs/analysis/08_study.ipynb #0ea37da1
 def _list(name, value): # One text or several, as a list
     texts = [value] if isinstance(value, (str, Path)) else value
-    if not isinstance(texts,
-                      (list, tuple)) or not all(isinstance(o, (str, Path)) and str(o).strip() for o in texts):
+    names = texts if isinstance(texts, (list, tuple)) else [None]
+    if not all(isinstance(o, (str, Path)) and str(o).strip() for o in names):
         raise UsageError(f'{name} {texts!r}: not a list of texts; write it as ["a", "b"]')
     return list(dict.fromkeys(map(str, texts)))
 
 def _check_known(names): # `UsageError` for a name that is no parameter
     unknown = next((n for n in names if n not in PARAMETERS), None)
     if unknown is None: return
-    close = difflib.get_close_matches(unknown, list(PARAMETERS), 3)
-    remedy = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(PARAMETERS)}"
+    remedy = did_you_mean(unknown, PARAMETERS) or f"there are {', '.join(PARAMETERS)}"
     raise UsageError(f'{unknown}: not a parameter of this notebook; {remedy}')
 
 def _check_values(s): # `UsageError` for a setting that cannot be
@@ -109,9 +108,7 @@ def output_folder(
     path = Path(output).expanduser() if output else default
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path/f'.{os.getpid()}'
-        probe.touch()
-        probe.unlink()
+        check_writable(path)
     except OSError as e:
         raise UsageError(f'output {path}: cannot be written ({e.strerror}); choose another folder') from None
     return path
@@ -281,20 +278,17 @@ def _mwlr(data): # What the base models themselves say (Fig. 3), and how far the
     base1,base2 = data.settings.base1,data.settings.base2
     if not base1:
         raise UsageError('no tables of log-probabilities; rm-logprobs writes them, pass them as base1, base2')
-    from rm_nbdev.values.mwlr import mwlr_agreement, mwlr_table, pairs_mwlr
     names = table_names([Path(p).expanduser() for p in base1 + base2])
     files,first,second = dict(zip(names, base1 + base2)),names[:len(base1)],names[len(base1):]
     table = pairs_mwlr(files, first, second, data.settings.words)
     yield Piece('mwlr', mwlr_caption(table), table, mwlr_figure(table))
     try:
-        follow = _of_whole(data,
-                           lambda scores: mwlr_agreement(mwlr_table(files[first[0]], files[second[0]]),
-                                                         scores))
+        ratios = mwlr_table(files[first[0]], files[second[0]])
+        follow = _of_whole(data, lambda scores: mwlr_agreement(ratios, scores))
         caption = f'Rank correlation of rewards with the ratio of {first[0]} to {second[0]}: '
         yield Piece('mwlr_agreement', caption + follow_caption(follow), follow)
     except UsageError as e:
-        yield Piece('mwlr_agreement',
-                    f'Rewards are not compared with the log-probabilities: {first_line(e)}.')
+        yield Piece('mwlr_agreement', f'Rewards are not compared with the log-probabilities: {first_line(e)}.')
 
 # %% ../../nbs/analysis/08_study.ipynb #2ba3513d
 def _escaped(text): # Sentences that markdown and mathematics leave as they are

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANY_BRANCHES', 'MAX_WEIGHTS', 'NAME', 'SDPA_BACKENDS', 'attend', 'packed_attention', 'float64_throughout', 'exact',
-           'packed_mode', 'recompute_as_now', 'ReadRows', 'decoder_layers', 'read_last_layer']
+           'attention_configs', 'attention_named', 'packed_mode', 'recompute_as_now', 'ReadRows', 'decoder_layers',
+           'read_last_layer']
 
 # %% ../../nbs/models/02_attention.ipynb #dc4a0181
 import contextlib, functools, inspect
@@ -284,12 +285,19 @@ def exact(
     return float64_throughout() if double else contextlib.nullcontext()
 
 # %% ../../nbs/models/02_attention.ipynb #4708bf0e
-def _attention_configs(model): # The configs in which modules look up their attention, each once
+def attention_configs(
+    model:nn.Module, # Stock backbone
+)->list:             # The configs in which its modules look up their attention, each once
+    "Where the name of a model's attention is kept"
     configs = [getattr(m, 'config', None) for m in model.modules()]
     return list({id(c):c for c in configs if hasattr(c, '_attn_implementation')}.values())
 
 @contextlib.contextmanager
-def _attention_named(configs, names): # Inside the block each config names this attention
+def attention_named(
+    configs:list, # From `attention_configs`
+    names:list,   # A name of an attention for each
+):                # A context manager
+    "Inside the block each config names this attention"
     was = [c._attn_implementation for c in configs]
     for c,n in zip(configs, names): c._attn_implementation = n
     try: yield
@@ -300,17 +308,17 @@ def packed_mode(
     model:nn.Module, # Stock backbone
 ):                   # A context manager
     "Inside the block the model's attention is that for packed rows"
-    configs = _attention_configs(model)
-    return _attention_named(configs, [NAME]*len(configs))
+    configs = attention_configs(model)
+    return attention_named(configs, [NAME]*len(configs))
 
 def recompute_as_now(
     model:nn.Module, # Stock backbone
 ):                   # For `context_fn` of `torch.utils.checkpoint`
     "Recompute a layer with the attention that it had"
-    configs = _attention_configs(model)
+    configs = attention_configs(model)
     @contextlib.contextmanager
     def again(names):
-        with _attention_named(configs, names), exact(model): yield
+        with attention_named(configs, names), exact(model): yield
     return lambda: (contextlib.nullcontext(), again([c._attn_implementation for c in configs]))
 
 # %% ../../nbs/models/02_attention.ipynb #247e0fe9

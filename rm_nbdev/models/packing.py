@@ -9,6 +9,7 @@ __all__ = ['shared_prefix', 'visible', 'SequencePlace', 'Layout', 'mask_table', 
 import copy
 from typing import NamedTuple
 import numpy as np, torch
+from ..data.tokenize import common_prefix
 
 # %% ../../nbs/models/01_packing.ipynb #9629c854
 def shared_prefix(
@@ -18,8 +19,7 @@ def shared_prefix(
     n = min(map(len, seqs)) - 1
     if n <= 0 or len(seqs) == 1: return 0
     # What the first and the last in dictionary order have in common, all between them have too
-    differs = np.not_equal(min(seqs)[:n], max(seqs)[:n])
-    return int(differs.argmax()) if differs.any() else n
+    return min(common_prefix(min(seqs), max(seqs)), n)
 
 # %% ../../nbs/models/01_packing.ipynb #fe482d02
 def visible(

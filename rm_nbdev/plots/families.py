@@ -41,6 +41,7 @@ def _draw_interval(ax, one, low, high, style): # A band over steps, a bar at one
     one = one.sort_values('step')
     ax.fill_between(one.step, one[low], one[high], color=style['color'], alpha=.15, lw=0)
 
+# %% ../../nbs/plots/04_families.ipynb #bbb23bc8
 def draw_models(
     ax,                   # matplotlib Axes
     df:pd.DataFrame,      # As `study_frame` gives it

@@ -105,6 +105,7 @@ def _draw_several(axs, labels, dfs):
         _draw_run(axs, df, {**line, **_THIN, 'alpha':.35}, evaluation)
     return styles | {'evaluation': dict(color=GREY, **_DOTS), 'training': dict(color=GREY, **_THIN)}
 
+# %% ../../nbs/plots/02_training.ipynb #33257952
 def training_figure(
     runs:Sequence[str|Path]|str|Path,  # Run directories, or one
     labels:Sequence[str]|None=None,    # Names for the legend, one for each run; `run_labels` if None

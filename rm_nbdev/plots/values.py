@@ -298,6 +298,7 @@ def _draw_points(ax, df, styles): # No steps, or one: a place for each model
         if len(v): ax.plot([i], [v.mean()], **style | dict(ls='', ms=7, mec='white', zorder=3))
     name_axis(ax, styles)
 
+# %% ../../nbs/plots/03_values.ipynb #d5fe3bc0
 def prompts_legend(
     df:pd.DataFrame,   # As `study_frame` gives it
     steps:bool,        # Are there lines over steps, or points?

@@ -143,6 +143,7 @@ def _draw_ends(ax, model, step, part):
     ax.set_xlabel('reward')
     ax.xaxis.set_major_locator(MaxNLocator(4))
 
+# %% ../../nbs/plots/05_words.ipynb #27a0d717
 def extremes_figure(
     # As `rm_nbdev.analysis.stability.extremes` makes it; needs side, place, token_decoded, reward
     extremes:pd.DataFrame,

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from ..core.errors import UsageError, first_line
 from ..core.cli import command
-from ..core.files import checkpoint_steps
-from ..training.consumed import (PAIRS, flat_lists, list_column, record_file, read_seen, seen_spans,
-                                        whole_file)
+from ..core.files import checkpoint_steps, replacing
+from ..training.consumed import PAIRS, flat_lists, list_column, record_file, read_seen, seen_spans
 from . import BATCH_FORMATS as FORMATS, TOKENS, batches_flags
 
 _all_ = ['FORMATS', 'TOKENS']
@@ -59,6 +58,7 @@ def _damage(path): # Errors of pyarrow on a file, as ours
     except (OSError, pa.ArrowException, IndexError, ValueError) as e:
         raise UsageError(f'{path}: damaged ({first_line(e)})') from None
 
+# %% ../../nbs/runs/03_batches.ipynb #56a107ec
 class RecordedPairs:
     "The pairs of a run, by position; from `pairs.parquet`"
     def __init__(self,
@@ -214,7 +214,7 @@ def _writer(path, format, schema): # Something with `write(table)`; a file gets 
         yield _Text(sys.stdout, format)
         sys.stdout.flush()
         return
-    with whole_file(path) as aside:
+    with replacing(path, durable=True) as aside:
         if format == 'parquet':
             how = dict(compression='zstd', use_dictionary=['file'])
             with pq.ParquetWriter(aside, schema, **how) as w: yield _Groups(w)

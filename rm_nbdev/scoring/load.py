@@ -239,6 +239,7 @@ def load_original(
     head.load_state_dict(weights)
     return GRM(model, head).eval(), [n for n in (*notes, note) if n]
 
+# %% ../../nbs/scoring/02_load.ipynb #4ab92c30
 def original_tokenizer(
     folder,    # Checkpoint
     model:GRM, # Loaded from it
@@ -310,6 +311,7 @@ def _stock(info, where, dtype, trust_remote_code): # Stock model of a base, or o
         message = str(e).removeprefix('--base_model ').replace('its files lack', f'{files}: lacks')
         raise UsageError(message.partition('; a classifier')[0]) from e
 
+# %% ../../nbs/scoring/02_load.ipynb #fb848251
 def _model(info, base, folder, dtype, trust_remote_code): # Of the right shape; its weights are yet to be read
     stock = _stock(info, base, dtype, trust_remote_code)
     has,said = stock.config.model_type,info.get('model_type', stock.config.model_type)

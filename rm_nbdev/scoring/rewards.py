@@ -112,6 +112,7 @@ def _to_ids(prompts, responses, tokenizer): # Groups of token ids, a group per p
         if not all(group): raise UsageError(f'score: prompt {i}: prompt and response together have no token')
     return groups
 
+# %% ../../nbs/scoring/01_rewards.ipynb #e4e9306e
 def _check_responses(prompts, responses): # Whether each prompt has a single response
     if isinstance(prompts, str) or isinstance(responses, str) or len(prompts) != len(responses):
         raise UsageError(f'score: {len(prompts)} prompts and {len(responses)} responses; '
@@ -182,6 +183,7 @@ def conversation_ids(
     twice = [(c, c) for c in conversations]
     return [pair and pair[0] for pair in pair_ids(twice, tokenizer, max_length, overlong)]
 
+# %% ../../nbs/scoring/01_rewards.ipynb #27e99728
 NO_TOKEN = 'the tokenizer makes no token of it'
 
 def refusal(

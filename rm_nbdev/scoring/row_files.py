@@ -223,6 +223,7 @@ def open_output(
                          'write .jsonl instead') from None
     finally: whole.unlink(missing_ok=True)
 
+# %% ../../nbs/scoring/03_row_files.ipynb #b5a9dfa4
 def check_output_file(
     name:str,    # A path, or `-`
     kind:str,    # One of `FORMATS`

@@ -170,6 +170,7 @@ def look_at(
                          'rename it, or replace its values with --overwrite True')
     return contents, shape
 
+# %% ../../nbs/scoring/04_score.ipynb #709078f0
 def _scored_rows(rm, source, part, shape): # Row; its rewards or `BadRow`; whether one is preferred
     found = [_conversations(row, shape, source.format) for row in part]
     rewards = iter(row_rewards(rm, [c for c,_ in found if not isinstance(c, BadRow)]))

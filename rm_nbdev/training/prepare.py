@@ -17,12 +17,13 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from ..core.config import Config
 from ..core.errors import UsageError
+from ..core.files import check_writable
 from ..core.settings import transformers_settings
 from ..data.pairs import Pairs, check_options, load_pairs
 from ..data.sources import check_source
 from ..data.synthetic import make_base, make_pairs
-from ..data.token_store import tokenize_pairs
-from ..data.tokenize import load_tokenizer, set_pad_token, used_ids
+from ..data.token_store import set_pad_token, tokenize_pairs, used_ids
+from ..data.tokenize import load_tokenizer
 from ..hub.upload import check_hub
 from ..models.bases import check_architecture, check_base, check_files
 from ..models.heads import find_head, head_shape
@@ -45,16 +46,6 @@ def holds_run(
     return checkpoints + [n for n in OURS if (folder/n).exists()]
 
 # %% ../../nbs/training/07_prepare.ipynb #214d5b00
-def _try_to_write(run): # `OSError` if it is impossible; leaves no trace
-    new = [p for p in (run, *run.parents) if not p.exists()]
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        probe = run/f'.writable.{os.getpid()}'
-        probe.touch(); probe.unlink()
-    finally:
-        for folder in new:
-            if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
-
 def check_output(
     config, # `Config`
 ):
@@ -70,7 +61,7 @@ def check_output(
         names = ', '.join(there[:3]) + (', ...' if there[3:] else '')
         remedies = '--overwrite_output_dir True to replace it, or --resume_from_checkpoint True to resume it'
         raise UsageError(f'{flag}: holds a run already ({names}); choose another folder, {remedies}')
-    try: _try_to_write(run)
+    try: check_writable(run)
     except OSError as e:
         raise UsageError(f'{flag}: cannot be written ({e.strerror}); choose another folder') from None
 

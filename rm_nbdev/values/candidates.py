@@ -8,11 +8,11 @@ __all__ = ['vocabulary', 'candidates', 'check_answer', 'render_answers', 'Suffix
 
 # %% ../../nbs/values/02_candidates.ipynb #846d5d3f
 from dataclasses import dataclass
-from os.path import commonprefix
 import numpy as np, pandas as pd, torch
 from transformers import PreTrainedTokenizerBase
 from ..core.errors import UsageError, first_line
-from ..data.tokenize import adds_bos, asks_for_answer, cut_mark, encode_texts, one_bos, raw_ids
+from ..data.tokenize import adds_bos, asks_for_answer, common_prefix, cut_mark, encode_texts
+from ..data.tokenize import one_bos, raw_ids
 from ..models.packing import shared_prefix
 
 # %% ../../nbs/values/02_candidates.ipynb #7f82293b
@@ -162,7 +162,7 @@ class AnswerEncoder:
         if not self.mark or not self.asks: return 0
         chat = _chat(prompt, '')[:1]
         asked = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return max(0, asked.rfind(self.mark, 0, len(commonprefix([asked, text]))))
+        return max(0, asked.rfind(self.mark, 0, common_prefix(asked, text)))
 
     def _share(self, head, rests): # Encode what follows the cut; False if whole texts have other ids
         ids,head_ids = raw_ids(self.tokenizer, rests),raw_ids(self.tokenizer, [head])[0]

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BATCH', 'prompt_ids', 'next_logps', 'logp_table', 'fingerprint', 'write_table', 'can_keep', 'Base', 'file_stem',
            'inspect_base', 'write_logps', 'main', 'mwlr', 'mwlr_table', 'word_mwlr', 'pairs_mwlr', 'class_mwlr',
-           'mwlr_agreement', 'read_logps']
+           'read_logps']
 
 # %% ../../nbs/values/07_logprobs.ipynb #6275f3ab
-import contextlib, hashlib, inspect, json, math, os, sys
+import contextlib, hashlib, inspect, json, math, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.csv, pyarrow.parquet, torch
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 from ..core.errors import UsageError, first_line
-from ..core.files import read_json, replacing, write_text
+from ..core.files import check_writable, read_json, replacing, write_text
 from ..core.cli import command
 from ..data.synthetic import make_base
 from ..data.tokenize import encode_texts, load_tokenizer
@@ -25,11 +25,11 @@ from ..models.bases import check_architecture, check_base, check_files, load_sto
 from ..models.heads import output_logits
 from . import logprobs_flags
 from .candidates import vocabulary
-from .mwlr import (TOKEN, class_mwlr, mwlr, mwlr_agreement, mwlr_table, pairs_mwlr,
+from .mwlr import (TOKEN, class_mwlr, mwlr, mwlr_table, pairs_mwlr,
                                   read_logps, word_mwlr)
 from .stimuli import load_prompts
 
-_all_ = ['mwlr', 'mwlr_table', 'word_mwlr', 'pairs_mwlr', 'class_mwlr', 'mwlr_agreement', 'read_logps']
+_all_ = ['mwlr', 'mwlr_table', 'word_mwlr', 'pairs_mwlr', 'class_mwlr', 'read_logps']
 
 # %% ../../nbs/values/07_logprobs.ipynb #7d2872b1
 def _templated(tokenizer, key, text, base): # A question up to where the answer begins
@@ -268,20 +268,6 @@ def write_logps(
                          'try --dtype bfloat16, or --device cpu') from None
     write_table(logp_table(model, base.tokenizer, base.ids, base.name, progress=True), base.path, base.made)
 
-def _check_folder(folder): # Can be written; leaves no trace
-    new = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder/f'.writable.{os.getpid()}'
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        why = f'cannot be written ({e.strerror})'
-        raise UsageError(f'--output {folder}: {why}; choose another folder') from None
-    finally:
-        for p in new:
-            if p.is_dir() and not any(p.iterdir()): p.rmdir()
-
 # %% ../../nbs/values/07_logprobs.ipynb #c82d5ce1
 def _check_flags(flags): # What can be known without a base; the prompts
     if flags.pretrained and flags.chat_template:
@@ -297,7 +283,11 @@ def _check_flags(flags): # What can be known without a base; the prompts
         if key not in TOKEN: continue
         raise UsageError(f'--prompts {flags.prompts}: the key {key} is the name of another column; rename it')
     flags.device = usable_device(flags.device)
-    _check_folder(Path(flags.output).expanduser())
+    folder = Path(flags.output).expanduser()
+    try: check_writable(folder)
+    except OSError as e:
+        why = f'cannot be written ({e.strerror})'
+        raise UsageError(f'--output {folder}: {why}; choose another folder') from None
     return prompts
 
 # %% ../../nbs/values/07_logprobs.ipynb #dd378813

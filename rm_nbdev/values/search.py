@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..core.errors import UsageError
 from ..models.packing import Layout, visible
 from ..models.attention import ReadRows, decoder_layers, exact, packed_attention
+from ..models.attention import attention_configs, attention_named
 from ..models.backbones import steady_length
 from ..scoring.rewards import RewardFunction, conversation_ids, group_rewards, position_limit
 from .candidates import AnswerEncoder, AnswerSet
@@ -147,15 +148,9 @@ def _registered(module, query, key, value, attention_mask=None, layout=None, giv
 ALL_ATTENTION_FUNCTIONS.register(NAME, _registered)
 
 # %% ../../nbs/values/03_search.ipynb #7a66aec8
-@contextlib.contextmanager
-def _attends_to_prefix(backbone): # Inside the block the backbone's attention is this one
-    modules = [m for m in backbone.modules() if hasattr(getattr(m, 'config', None), '_attn_implementation')]
-    configs = {id(m.config):m.config for m in modules}.values()
-    before = [c._attn_implementation for c in configs]
-    for c in configs: c._attn_implementation = NAME
-    try: yield
-    finally:
-        for c,name in zip(configs, before): c._attn_implementation = name
+def _attends_to_prefix(backbone): # A context manager: inside the block the backbone's attention is this one
+    configs = attention_configs(backbone)
+    return attention_named(configs, [NAME]*len(configs))
 
 def _hidden_states(model, ids, first, cache, **kw): # Last hidden states of a row; (1, tokens, hidden)
     device = next(model.parameters()).device

@@ -7,7 +7,7 @@ __all__ = ['chosen_prompts', 'lexicon_words', 'ScoringOptions', 'Located', 'outp
            'Rewards', 'plan', 'reference_rewards', 'score_parts', 'Values', 'tabulate', 'value_run', 'main']
 
 # %% ../../nbs/values/05_values.ipynb #bb730f65
-import contextlib, hashlib, json, os, re, sys, time
+import contextlib, hashlib, json, re, sys, time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from .. import __version__
 from ..core.errors import UsageError
-from ..core.files import read_json, write_text
+from ..core.files import check_writable, read_json, write_text
 from ..core.cli import command
 from ..data.tokenize import load_tokenizer
 from ..models.bases import quiet_loading, usable_device
@@ -106,9 +106,7 @@ def output_folder(
         out.mkdir(parents=True, exist_ok=True)
         sweep_parts(out)
         (out/'parts').mkdir(exist_ok=True)
-        for probe in (out/f'.{os.getpid()}', out/'parts'/f'.{os.getpid()}'):
-            probe.touch()
-            probe.unlink()
+        for folder in (out, out/'parts'): check_writable(folder)
     except OSError as e:
         raise UsageError(f'--output {out}: cannot be written ({e.strerror}); choose another folder') from None
     return out

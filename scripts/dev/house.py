@@ -3,7 +3,7 @@
 `python -m scripts.dev.house`, at the top of a checkout, names each import that runs against the plan, each module over
 its size and each long line; it ends with 1 if there is any."""
 
-import ast, json, re, sys
+import ast, json, re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

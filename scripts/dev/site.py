@@ -11,7 +11,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 from rm_nbdev.core.errors import UsageError
 from rm_nbdev.core.files import write_text
-from scripts.dev.pages import DEMOS, link, notebook_names, page_markdown, sections, sidebar_text
+from scripts.dev.pages import DEMOS, notebook_names, page_markdown, sections, sidebar_text
 
 top = Path(__file__).resolve().parents[2]
 
