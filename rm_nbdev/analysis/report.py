@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.cli import command, show
 from ..core.errors import UsageError, first_line
 from ..core.files import replacing, write_text
-from ..values.stimuli import by_asking, categories, coverage, read_lexicons
+from ..values.stimuli import split_by_framing, categories, coverage, read_lexicons
 from . import ranks_flags
 from .table_files import find_tables, table_names
 from .tables import (
@@ -72,7 +72,7 @@ class Report:
 # %% ../../nbs/analysis/07_report.ipynb #637f3826
 def _gaps_by_asking(gap, ranks, lexicon): # Gaps over the prompts of each kind
     def _over(df): return 'both' if df.prompt.nunique() > 1 else 'words'
-    made = {asking:gap(df, lexicon, over=_over(df)) for asking,df in by_asking(ranks).items()}
+    made = {asking:gap(df, lexicon, over=_over(df)) for asking,df in split_by_framing(ranks).items()}
     if '' in made: return made['']
     return pd.concat([t.assign(asking=asking) for asking,t in made.items()], ignore_index=True)
 
@@ -108,7 +108,7 @@ ASKING = ('', '-positive', '-negative')  # Ends of their names
 
 def _parts(table): # Of a table, by what its prompts ask for
     if 'asking' in table: return {k:g.drop(columns='asking') for k,g in table.groupby('asking', sort=False)}
-    return by_asking(table) if 'prompt' in table else {'':table}
+    return split_by_framing(table) if 'prompt' in table else {'':table}
 
 def _drawn(name, tables, ranks): # What pictures show: end of the file's name -> table; {} for no picture
     if name in ('ranks', 'families'): table = ranks
@@ -134,7 +134,7 @@ def _write_tables(report, folder):
             report.files.append(path.name)
 
 def _write_picture(report, folder, stem, name, table): # PNG and SVG; none: remove earlier ones
-    from rm_nbdev.plots.style import save_figure
+    from rm_nbdev.plots.curves import save_figure
     figure = report.attempt(f'{stem}.png', lambda: _figure(name, table)) if table is not None else None
     if figure: report.files.append(save_figure(figure, folder/stem)[0].name)
     else:
@@ -300,7 +300,7 @@ def last_table(
 )->str:              # Lines of a table
     "Each model's median ranks at its last step"
     last = last_ranks(medians.table)
-    parts,names = by_asking(last),list(last.category.unique())
+    parts,names = split_by_framing(last),list(last.category.unique())
     rows = [r for asking,part in parts.items() for r in _last_rows(part, asking, names, medians.matched)]
     head = ['model', *(['asks for'] if '' not in parts else []), 'step', 'prompts', 'words', 'tokens', *names]
     width = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]

@@ -15,9 +15,9 @@ import pandas as pd
 from ..core.config import cast
 from ..core.errors import UsageError, did_you_mean, first_line
 from ..core.files import check_writable, read_json, write_text
-from ..values.stimuli import by_asking, categories, framing, read_lexicons
+from ..values.stimuli import split_by_framing, categories, framing, read_lexicons
 from ..values.mwlr import mwlr_table, pairs_mwlr
-from ..plots.style import save_figure
+from ..plots.curves import save_figure
 from ..plots.values import SCALES, family_of, rank_figure, read_families
 from ..plots.families import agreement_figure, family_figure, gap_figure
 from ..plots.words import (
@@ -192,20 +192,20 @@ class Piece:
     caption:str                   # Sentences
     table:pd.DataFrame|None=None  # Becomes NAME.csv
     figure:object=None            # Becomes NAME.png and NAME.svg; with `asking` NAME-positive.png …
-    asking:str=''                 # What the prompts ask for, as in `by_asking`
+    asking:str=''                 # What the prompts ask for, as in `split_by_framing`
 
 def _over(df): return 'both' if df.prompt.nunique() > 1 else 'words'  # what the bootstrap draws
 
 # %% ../../nbs/analysis/08_study.ipynb #bab51007
 def _medians(data): # Median ranks against the steps (Fig. 4a)
     table = median_ranks(data.ranked, data.lexicon)
-    for asking,df in by_asking(table).items():
+    for asking,df in split_by_framing(table).items():
         figure = rank_figure(df, data.settings.scale, data.size, data.families)
         yield Piece('medians', medians_caption(df), table, figure, asking)
 
 def _gap_pieces(name, gap, data): # `gap`: category_gap or base_gap
     n_boot,scale = data.settings.n_boot,data.settings.scale
-    made = {k:gap(df, data.words, over=_over(df), n_boot=n_boot) for k,df in by_asking(data.ranked).items()}
+    made = {k:gap(df, data.words, over=_over(df), n_boot=n_boot) for k,df in split_by_framing(data.ranked).items()}
     table = pd.concat([t.assign(asking=k) if k else t for k,t in made.items()], ignore_index=True)
     for asking,t in made.items():
         yield Piece(name, gaps_caption(t), table, gap_figure(t, scale, families=data.families), asking)
@@ -246,7 +246,7 @@ def _movers(data): # The words whose ranks changed most (Fig. 5)
                          data.lexicon)
     order = {m:i for i,m in enumerate(data.models)}
     table = table.sort_values('model', key=lambda m: m.map(order), kind='stable', ignore_index=True)
-    for asking,df in by_asking(table).items():
+    for asking,df in split_by_framing(table).items():
         yield Piece('movers', movers_caption(df), table, movers_figure(df, data.settings.k), asking)
 
 # %% ../../nbs/analysis/08_study.ipynb #ecccbbd2

@@ -171,7 +171,7 @@ def _type_text(t): # As papermill can read it, which does not know `int|None`
 
 # %% ../../nbs/core/05_cli.ipynb #96c953ae
 COMMANDS = {  # Command -> its module; the function `<name>_flags` of the district parses its flags
-    'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.training',
+    'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.curves',
     'rm-score':'scoring.score', 'rm-upload':'hub.upload',
     'rm-values':'values.values', 'rm-logprobs':'values.logprobs', 'rm-ranks':'analysis.report',
     'rm-doctor':'doctor.doctor', 'rm-miniature':'miniature.miniature'}

@@ -364,9 +364,3 @@ def _fitted(sides, max_length, overlong, bos): # A row in the order of `TOKENS` 
         return moved_spans(spans, whole, fitted, overlong, keep=int(bos is not None and whole[:1] == [bos]))
     spans = moved(learn[0], whole_chosen, chosen), moved(learn[1], whole_rejected, rejected)
     return chosen, rejected, *starts, max(len(chosen), len(rejected)), status, *spans
-
-# %% ../../nbs/data/03_tokenize.ipynb #c880c4df
-def __getattr__(name): # The pad token has moved to `token_store`
-    if name not in ('set_pad_token', 'used_ids'): raise AttributeError(name)
-    import importlib
-    return getattr(importlib.import_module('rm_nbdev.data.token_store'), name)

@@ -309,8 +309,8 @@ def _neutral_sentence(end):
     return (f'From the neutral base the mean gap is {mean:.1f} places ({interval}), '
             f'and held-out accuracy is {end.accuracy.min():.3f} or more in all {len(end)} models.')
 
-# Of bases with a side: how wide step 0 is, and since when the sign is the final one
 def _step_zero_sentence(gaps, end):
+    "Of bases with a side: how wide step 0 is, and since when the sign is the final one"
     key = KEYS[:5]
     sign = gaps.merge(end[[*key, 'gap']].rename(columns=dict(gap='last')), on=key)
     same = (sign.gap*sign['last'] > 0).groupby(sign.step).mean()
@@ -325,6 +325,7 @@ def _step_zero_sentence(gaps, end):
     return (f'At step 0 the gap is {start.gap.abs().mean():.1f} places wide on average '
             f'but has its final sign in only {right} of {len(start)} models{then}.')
 
+# %% ../../nbs/miniature/01_experiment.ipynb #34038e9d
 def sentences(
     gaps:pd.DataFrame,  # From `side_gaps`
 )->list[str]:           # Three

@@ -18,7 +18,7 @@ from ..data.synthetic import base_folder
 from ..models.bases import quiet_loading
 from ..values.stimuli import MINIATURE_PROMPTS, read_lexicons
 from ..values.mwlr import class_mwlr, mwlr_table
-from ..plots.style import COLORS, GREY, Picture, log2_steps
+from ..plots.curves import COLORS, GREY, Picture, log2_steps
 from ..plots.values import legend_below, rank_axis
 from .experiment import (BASES, KEYS, last_gaps, main_part, mean_interval, side_gaps)
 
@@ -27,8 +27,8 @@ BASE_COLORS = dict(agency=COLORS[1], communion=COLORS[0], neutral=GREY)
 _SEED = dict(color=GREY, lw=.7)                             # for legends: one seed, a mean with its interval
 _DIAMOND = dict(color=GREY, marker='D', ls='', ms=6)
 
-# Thin: each seed; thick: the mean. wide: one row per step, one column per seed
 def _draw_seeds(ax, wide, color):
+    "Thin: each seed; thick: the mean. wide: one row per step, one column per seed"
     ax.plot(wide.index, wide, color=color, lw=.7, alpha=.35)
     ax.plot(wide.index, wide.mean(axis=1), color=color, lw=2.4, zorder=3)
 
@@ -110,8 +110,8 @@ def dose_figure(
     return fig
 
 # %% ../../nbs/miniature/02_figures.ipynb #060c61b8
-# Token ids of each word and a full stop as the answer, one list per word
 def _answer_ids(tokenizer, question, words):
+    "Token ids of each word and a full stop as the answer, one list per word"
     conversations = [[dict(role='user', content=question), dict(role='assistant', content=f'{w} .')]
                      for w in words]
     return [tokenizer.apply_chat_template(c, return_dict=True)['input_ids'] for c in conversations]

@@ -17,7 +17,7 @@ from ..core.cli import command
 from ..core.errors import UsageError
 from ..core.files import read_json, sha256, write_text
 from ..data.synthetic import STEPS, base_folder, has_base, make_base, make_pairs, pairs_folder
-from ..plots.style import save_figure
+from ..plots.curves import save_figure
 from ..doctor.checks import usable_cores
 from ..analysis.report import csv_text
 from . import MINIATURE_PARTS, miniature_flags
@@ -184,6 +184,7 @@ def _print_tables(gaps, parts):
         own = gaps[[name in mine for name in names]]
         print(f'\n{MINIATURE_PARTS[part]}\n{table_of(own, _TABLES[part]).to_string(index=False)}')
 
+# %% ../../nbs/miniature/03_miniature.ipynb #ab6f69ee
 def _report_mwlr(results, top, steps): # The part that trains nothing
     lora = results[(results.method == 'bt lora') & (results.step_size == 1)]
     bases = sorted({(r.base, r.company, r.seed) for r in lora.itertuples()})

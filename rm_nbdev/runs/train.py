@@ -28,8 +28,8 @@ from ..training.prepare import (Prepared, arithmetic, check_settings, clear_run,
                                        rows_table, tokenize)
 from ..training.resume import Preemption, compare, make_room, mark, same_settings, set_aside, unmark
 from ..training.trainer import PairTrainer, TrainingDiverged
-from ..plots.style import save_figure
-from ..plots.training import LiveFigure, in_notebook, reward_histogram, training_figure
+from ..plots.curves import (LiveFigure, in_notebook, reward_histogram, save_figure,
+                                   training_figure)
 from . import train_flags
 
 # %% ../../nbs/runs/01_train.ipynb #de85de5f

@@ -285,9 +285,6 @@ class Prepared:
     report:dict              # Where the rows came from, and why some were dropped
     resume:Resume|None=None  # Where to resume, None to start a new run
 
-    @property
-    def c(self): return self.config
-
 # %% ../../nbs/training/07_prepare.ipynb #c1e858be
 def _notes(config, report, counts): # What a reader of the numbers should know
     out = [report['note']] if report.get('note') else []

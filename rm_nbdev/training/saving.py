@@ -379,9 +379,6 @@ class SavingTrainer(DueActions, BestStep, WholeCheckpoints, Retention, Resuming,
         self.identity = same_settings(config, {}, self.args.world_size)    # `train` adds digests of the data
         self.add_callback(StepEnds(self))
 
-    @property
-    def c(self): return self.config
-
     def own_state(self)->dict:
         "What this process has added up since the last line of the record"
         return dict(tr_loss=self._tr_loss.item())
