@@ -1,26 +1,26 @@
 .PHONY: help demo miniature test bench docs docs-serve readme export clean venv
 unexport PYTHONPATH PYTHONHOME
 
-help:                 ## this list
-	@echo 'PYTHON=python3.12 make ... picks the interpreter. Targets:'
+help:                 ## show this list
+	@echo 'PYTHON=python3.12 make ... chooses the interpreter. Targets:'
 	@sed -n 's/^\([a-z-]*\):[^#]*##/  make \1\t/p' Makefile
 
-demo: venv            ## train the embedded default into runs/demo/ and say how it went
+demo: venv            ## train the embedded default into runs/demo/ and print a summary
 	@.venv/bin/rm-run demo --overwrite_output_dir True
 
-miniature: venv       ## the paper in miniature: plant a value bias, train reward models, find it; ARGS='dose size' takes other parts
+miniature: venv       ## the paper in miniature: plant a value bias, train reward models, find it; ARGS='dose size' runs other parts
 	@.venv/bin/rm-miniature $(ARGS)
 
 test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=--slow adds the slow cells
 	@.venv/bin/python .ci/check.py $(ARGS)
 
-bench: venv          ## speed and memory beside trl and the plain way, under 10 minutes; ARGS='--only bt' takes a part
+bench: venv          ## speed and memory compared with trl and the plain computation, under 10 minutes; ARGS='--only bt' runs a part
 	@.venv/bin/python benchmarks/bench.py $(ARGS)
 
 docs: venv           ## the site from the notebooks into _docs/, without Quarto and without a network
 	@.venv/bin/python -m scripts.dev.site && NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict -f scripts/dev/mkdocs.yml
 
-docs-serve: venv     ## the same, shown at http://127.0.0.1:8000/ until ctrl-C; PORT=9000 takes another port
+docs-serve: venv     ## the same, served at http://127.0.0.1:8000/ until ctrl-C; PORT=9000 uses another port
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve -f scripts/dev/mkdocs.yml -a 127.0.0.1:$(or $(PORT),8000)
 
 readme: venv         ## README.md and the docs' sidebar, from the notebooks
@@ -29,7 +29,7 @@ readme: venv         ## README.md and the docs' sidebar, from the notebooks
 export: venv          ## write rm_nbdev/, README.md and the docs' sidebar from the notebooks, and clean the notebooks
 	@. .venv/bin/activate && nbdev-export && python -m scripts.dev.site && nbdev-clean
 
-clean:                ## remove what builds and tools left behind; .venv and runs/ stay
+clean:                ## remove the files that builds and tools wrote; .venv and runs/ stay
 	rm -rf build dist *.egg-info _proc _docs nbs/wandb wandb
 	find rm_nbdev nbs scripts \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 

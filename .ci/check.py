@@ -9,8 +9,8 @@ root = Path(__file__).resolve().parents[1]
 bin_dir = Path(sys.executable).parent              # not resolved: the environment's, not the interpreter's
 limit = 1800                                       # seconds that one child may take
 at_once = max(2, min(4, os.cpu_count() or 2))      # notebooks tested at a time
-running = set()                                    # child processes, ended when the check is interrupted
-stopping = threading.Event()                       # set then, so that what was ended is not called failed
+running = set()                                    # child processes, killed when the check is interrupted
+stopping = threading.Event()                       # set then, so that a killed check is not reported as failed
 cell_times = []                                    # (seconds, notebook:cell) of the cells that took over a second
 
 # What every child sees: no network, one thread each so that two notebooks do not fight over the cores, and the
@@ -20,10 +20,10 @@ env = {**os.environ, 'PATH': f"{bin_dir}{os.pathsep}{os.environ['PATH']}", 'HF_H
        'NO_MKDOCS_2_WARNING': '1', 'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '')}
 
 class Failed(Exception): "A check that did not pass; the message says what to do"
-class Skipped(Exception): "A check that cannot be made here; the message says why"
+class Skipped(Exception): "A check that cannot run here; the message says why"
 
 def sh(*cmd, cwd=root):
-    "Output of `cmd`; its end with an error, or after `limit` seconds, is `Failed` with what it wrote"
+    "Output of `cmd`; `Failed`, with its output, if it exits with an error or runs longer than `limit` seconds"
     said = f"`{' '.join(map(str, cmd))}`"
     p = subprocess.Popen([str(c) for c in cmd], cwd=cwd, env=env, text=True, errors='replace', start_new_session=True,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -31,17 +31,17 @@ def sh(*cmd, cwd=root):
     try: out = p.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:
         end(p)
-        raise Failed(f"{said} ran past {limit} s:\n{p.communicate()[0]}") from None
+        raise Failed(f"{said} did not end within {limit} s:\n{p.communicate()[0]}") from None
     except KeyboardInterrupt:
         end(p)
         raise
     finally: running.discard(p)
     if stopping.is_set(): raise KeyboardInterrupt
-    if p.returncode: raise Failed(f"{said} ended with {p.returncode}:\n{out}")
+    if p.returncode: raise Failed(f"{said} ended with exit code {p.returncode}:\n{out}")
     return out
 
 def end(p):
-    "Ends the child `p` and all that it started"
+    "Kills the child `p` and all processes that it started"
     with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
 
 def tool(name, *args):
@@ -49,13 +49,13 @@ def tool(name, *args):
     return sh(sys.executable, '-m', f'scripts.dev.{name}', *args)
 
 # Most of a short notebook's test is the import of torch and transformers: a server imports them once and is forked for
-# each notebook. Whatever a notebook then sets or breaks is its own process's.
+# each notebook. Whatever a notebook then changes, it changes only in its own process.
 warm = multiprocessing.get_context('forkserver')
 warm.set_forkserver_preload(['torch', 'transformers', 'transformers.trainer', 'peft', 'datasets', 'pandas',
                              'matplotlib.pyplot', 'scipy.stats', 'nbdev.test'])
 
 def nbdev_test(path, flags, log):
-    "In a process of its own: `nbdev-test PATH --flags FLAGS`, what it writes into the file `log`"
+    "In a process of its own: `nbdev-test PATH --flags FLAGS`, with its output in the file `log`"
     os.setsid()
     os.environ['WANDB_MODE'] = env['WANDB_MODE']
     out = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_TRUNC)
@@ -66,7 +66,7 @@ def nbdev_test(path, flags, log):
     finally: sys.stdout.flush()
 
 def test_notebook(nb, flags=''):
-    "The notebook's cells run without an error, those with `flags` too; else `Failed` with what it wrote"
+    "The notebook's cells run without an error, those with `flags` too; else `Failed` with its output"
     with tempfile.NamedTemporaryFile('r', errors='replace') as log:
         p = warm.Process(target=nbdev_test, args=(str(nb), flags, log.name))
         p.start(); running.add(p)
@@ -79,10 +79,10 @@ def test_notebook(nb, flags=''):
         p.join()
         said = log.read()
     cell_times.extend((float(s), f'{named(nb)}, cell {cell}') for cell, s in re.findall(rf'{re.escape(nb.name)}:(\S+): ([\d.]+)s$', said, re.M))
-    if late: raise Failed(f"{named(nb)} ran past {limit} s:\n{said}")
+    if late: raise Failed(f"{named(nb)} did not end within {limit} s:\n{said}")
     if p.exitcode:
         flag = f' --flags {flags!r}' if flags else ''
-        raise Failed(f"`nbdev-test nbs/{named(nb)}.ipynb{flag}` ended with {p.exitcode}:\n{said}")
+        raise Failed(f"`nbdev-test nbs/{named(nb)}.ipynb{flag}` ended with exit code {p.exitcode}:\n{said}")
 
 def need(ok, msg):
     "`Failed` with `msg` unless `ok`"
@@ -100,7 +100,7 @@ def tree():
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files()}
 
 def check_export():
-    "nbdev-export runs, and what else follows from the notebooks is written"
+    "nbdev-export runs, and the README and the sidebar are written from the notebooks"
     sh('nbdev-export')
     tool('site')
 
@@ -113,7 +113,7 @@ def check_tree(before):
     after = tree()
     changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
     need(not changed, f"changed by export, tests or clean: {', '.join(changed)}\n"
-                      'Look at them, then commit them (`make export` makes the same change).')
+                      'Review and commit them (`make export` makes the same changes).')
 
 # --- notebooks ------------------------------------------------------------------------------------------------
 
@@ -142,11 +142,11 @@ def pages():
     return [root/'nbs/index.ipynb', *(nb for nb in sorted((root/'nbs/guides').glob('*.ipynb')) if not shown.match(nb.stem))]
 
 def check_page(nb):
-    "The commands and the code on a page run, or parse where they need what is not here"
+    "The commands and the code on a page run, or are only parsed if they need what this machine lacks"
     tool('snippets', nb.relative_to(root))
 
 def check_site():
-    "The site builds, every link in it leads somewhere"
+    "The site builds, and every link in it has a target"
     sh(sys.executable, '-m', 'mkdocs', 'build', '--strict', '-f', 'scripts/dev/mkdocs.yml')
 
 def check_browser():
@@ -157,9 +157,9 @@ def check_browser():
 
 def check_slurm(flags):
     "The batch templates on a SLURM"
-    if not shutil.which('sbatch'): raise Skipped('no sbatch: apt-get install slurm-wlm munge, and a cluster that answers')
+    if not shutil.which('sbatch'): raise Skipped('sbatch not found: apt-get install slurm-wlm munge, and start a cluster')
     if subprocess.run(['sinfo', '-h'], capture_output=True, timeout=30).returncode:
-        raise Skipped('sbatch is there, but no cluster answers sinfo')
+        raise Skipped('sbatch is installed, but no cluster answers sinfo')
     test_notebook(root/'nbs/guides/slurm.ipynb', flags)
 
 # --- the package ----------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def settings():
     return ini['DEFAULT']
 
 def check_metadata():
-    "pyproject.toml and __init__.py say what settings.ini says"
+    "pyproject.toml and __init__.py agree with settings.ini"
     cfg, py = settings(), tomllib.loads((root/'pyproject.toml').read_text(encoding='utf-8'))['project']
     version = re.search(r'^__version__ = "(.+)"', (root/'rm_nbdev/__init__.py').read_text(encoding='utf-8'), re.M)
     pairs = dict(lib_name=py['name'], description=py['description'], min_python=py['requires-python'].removeprefix('>='),
@@ -180,7 +180,7 @@ def check_metadata():
     need(not wrong, '\n'.join(wrong))
 
 def check_pins():
-    "constraints.txt pins all that settings.ini asks for, this environment has those pins, environment.yml uses them"
+    "constraints.txt pins all requirements of settings.ini, this environment has these versions, environment.yml uses them"
     import yaml
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name as canon
@@ -191,9 +191,9 @@ def check_pins():
     pins = {canon(n): v for n, v in (l.split('==') for l in lines)}
     for r in map(Requirement, (cfg['requirements']+' '+cfg['dev_requirements']).split()):
         pin = pins.get(canon(r.name))
-        need(pin and r.specifier.contains(pin), f"settings.ini asks for {r}, constraints.txt pins {pin}")
+        need(pin and r.specifier.contains(pin), f"settings.ini requires {r}, constraints.txt pins {pin}; change one of them")
         have = distribution(r.name).version.split('+')[0]
-        need(have == pin, f"{r.name}: constraints.txt pins {pin}, installed is {have}")
+        need(have == pin, f"{r.name}: constraints.txt pins {pin}, installed is {have}; run .ci/venv")
     deps = yaml.safe_load((root/'environment.yml').read_text(encoding='utf-8'))['dependencies']
     need(f"python={cfg['min_python']}" in deps, f"environment.yml: python is not {cfg['min_python']}, settings.ini's min_python")
     need({'pip': ['-c constraints.txt', '-e .[dev]']} in deps, 'environment.yml: its pip part does not install -e .[dev] with -c constraints.txt')
@@ -228,20 +228,20 @@ def check_wheel():
         need(not list(empty.iterdir()), f"--help wrote files: {list(empty.iterdir())}")
 
 def check_readme():
-    "The files that README.md links to exist (that it is made from nbs/index.ipynb is seen by export)"
+    "The files that README.md links to exist (that it is generated from nbs/index.ipynb is checked by export)"
     have = (root/'README.md').read_text(encoding='utf-8')
     dead = [t for t in re.findall(r'\]\(([^)#:\s]+)', have) if not (root/t).exists()]
-    need(not dead, f'README.md links to what is not there: {dead}')
+    need(not dead, f'README.md links to files that do not exist: {dead}')
 
 def check_parameters():
-    "The notebooks that papermill executes keep one cell tagged `parameters`: without it papermill would take the defaults"
+    "The notebooks that papermill executes have one cell tagged `parameters`: without it papermill would use the defaults"
     for name in 'train', 'values':
         cells = json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
         n = sum('parameters' in c['metadata'].get('tags', []) for c in cells)
-        need(n == 1, f'nbs/{name}.ipynb has {n} cells tagged parameters, it needs one')
+        need(n == 1, f'nbs/{name}.ipynb has {n} cells tagged parameters, it must have exactly one')
 
 def check_private():
-    "No file names a path of one machine or holds a token"
+    "No file contains a path of one machine or a token"
     found, secret = [], re.compile(r'(?<![\w.+/-])/(?:home|Users|root|tmp|work|farm)/\w+|\b(?:hf_|gh[opsu]_|sk-)\w{30,}|PRIVATE[ ]KEY-')
     for f in files():
         with contextlib.suppress(UnicodeDecodeError):
@@ -251,7 +251,7 @@ def check_private():
 # --- all of it ------------------------------------------------------------------------------------------------
 
 def report(name, fn, *args):
-    "Runs one check, prints its line, and says whether it passed; None if it was skipped"
+    "Runs one check and prints its line; True if it passed, None if it was skipped"
     start, err, word = time.time(), None, 'FAILED'
     try: fn(*args)
     except Skipped as e: err, word = str(e), 'skipped'
@@ -262,7 +262,7 @@ def report(name, fn, *args):
     return None if word == 'skipped' and err else err is None
 
 def at_the_same_time(todo):
-    "Runs checks, some of them at a time; one truth value each"
+    "Runs checks, several at a time; one result of `report` each"
     with ThreadPoolExecutor(at_once) as pool:
         jobs = [pool.submit(report, *o) for o in todo]
         try: yield from (j.result() for j in as_completed(jobs))
@@ -273,7 +273,7 @@ def at_the_same_time(todo):
             raise
 
 def checks(only, slow, alone):
-    "Runs what `only` names (all of it if None), in order; one truth value a check. `alone` runs what has slow cells, nothing else"
+    "Runs the checks that `only` names (all if None), in order; one result of `report` each. `alone` runs only notebooks with slow cells"
     def wanted(todo): return [o for o in todo if only is None or only in o[0]]
     flags, with_slow = 'slow' if slow or alone else '', ' slow' if alone else ''
     before = tree()
@@ -294,8 +294,8 @@ def checks(only, slow, alone):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--only', metavar='NAME', help='run the notebooks and checks with NAME in their name')
-    p.add_argument('--slow', action='store_true', help='run the cells flagged slow, too')
-    p.add_argument('--slow-alone', action='store_true', help='run the notebooks that have cells flagged slow, with these cells, and nothing else')
+    p.add_argument('--slow', action='store_true', help='also run the cells flagged slow')
+    p.add_argument('--slow-alone', action='store_true', help='run only the notebooks that have cells flagged slow, with these cells')
     a = p.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update({k: v for k, v in env.items() if k != 'WANDB_MODE'})  # for the fork server; transformers' import would talk of wandb
@@ -303,13 +303,13 @@ def main():
     try: results.extend(checks(a.only, a.slow, a.slow_alone))
     except KeyboardInterrupt: stop = True
     if stop: print('interrupted')
-    elif not results: print(f'nothing is named {a.only}')
+    elif not results: print(f'--only {a.only}: no notebook or check has this in its name')
     if cell_times:
         print('the longest cells:')
         for seconds, cell in sorted(cell_times, reverse=True)[:10]: print(f'  {seconds:6.1f} s  {cell}')
-    print(f'{time.time()-start:.0f} s in all')
+    print(f'{time.time()-start:.0f} s in total')
     done = [o for o in results if o is not None]
-    if len(done) < len(results): print(f'{len(results)-len(done)} skipped, for the reasons above')
+    if len(done) < len(results): print(f'{len(results)-len(done)} skipped for the reasons above')
     print(f'{sum(done)} passed, {done.count(False)} failed', flush=True)
     sys.exit(130 if stop else not results or not all(done))
 

@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py                    # everything, under 10 minutes on 2 cores
     python benchmarks/bench.py --only bt,scoring  # some tables
-    python benchmarks/bench.py --quick            # small sizes, about a minute: does it run?
+    python benchmarks/bench.py --quick            # only a trial: small sizes, about a minute
 
 Variants of a table take turns on the same batches, one step each per round, so a busy machine slows all of them. A
 ratio is computed within a round; the table gives its median, lowest and highest. Above 1 is faster than the table's
@@ -38,7 +38,7 @@ class Case:
     variants:dict      # name -> what makes a step; the first one is what the others are compared with
     inputs:list        # One for each round
     warm:list          # A short input
-    seconds:float      # For all rounds together; at least two are made, so that there is a range
+    seconds:float      # For all rounds together; at least two rounds run, so that there is a range
     items:int|None=None# Responses in an input: the unit is responses/s; None: s/step
 
 ROUNDS = 6             # at most, where the time allows
@@ -88,7 +88,7 @@ GRM_CASES = [(50_000, 'sft', 15), (50_000, 'dpo', 10), (50_000, 'reference', 12)
 SCORING_CASES = [(64, 1, 8, 8), (8, 50, 150, 4)]    # responses, shortest, longest, seconds
 
 def cases(tables, quick, folder):
-    "The comparisons, one after the other; bases are made when they are needed"
+    "The comparisons, one after the other; bases are created when they are needed"
     def base(vocab, layers=4, tied=False): return make_base(f'{folder}/{vocab}-{layers}', vocab, layers, tied)
     if 'bt' in tables:
         for layers,*how in [(2, 4, .25, 3)] if quick else BT_CASES:
@@ -101,14 +101,14 @@ def cases(tables, quick, folder):
             yield scoring_case(base(8192, 2 if quick else 4), *case)
 
 def check_equal(steps, rows):
-    "Without dropout all variants give one loss and one gradient: else the comparison would be of different things"
+    "Without dropout all variants must give the same loss and gradient, or they would not compute the same thing"
     got = {k: s.result(rows) for k,s in steps.items()}
     (loss0,x0),*rest = got.values()
     loss = max([abs(l-loss0) for l,_ in rest], default=0.)
     x = max([((x-x0).abs().max()/x0.abs().max()).item() for _,x in rest], default=0.)
     if loss > TOLERANCE:
         each = ', '.join(f'{k} {l:.6f}' for k,(l,_) in got.items())
-        raise SystemExit(f'losses (of scoring: sums of rewards) differ by {loss:.1e}: {each}')
+        raise SystemExit(f'losses (for scoring: sums of rewards) differ by {loss:.1e}: {each}')
     return loss, x
 
 def spread(xs): return statistics.median(xs), min(xs), max(xs)
@@ -122,7 +122,7 @@ def equality_note(case, steps):
     return note + (f" trl's optimizer: {name}; the others': AdamW(fused=True)." if name else '')
 
 def time_rounds(case, steps):
-    "Seconds of every variant in every round; nobody always goes first"
+    "Seconds of every variant in every round; the order rotates"
     for s in steps.values(): s(case.warm)
     times,names = {k:[] for k in steps}, list(steps)
     # those that need most memory: on a virtual machine, memory touched for the first time is slow
@@ -137,7 +137,7 @@ def time_rounds(case, steps):
     return times
 
 def tokens_note(done):
-    "What padding and shared prompts make of the batches"
+    "How padding and shared prompts change the number of tokens in the batches"
     padded,real,shared = map(sum, zip(*map(token_counts, done)))
     return (f'A batch has {real/len(done):.0f} tokens; padding makes them {padded/real:.2f} times as many, '
             f'the prompt counted once leaves {shared/real:.2f}. ')
@@ -182,7 +182,7 @@ def as_text(r):
     return f"{r['variant']:32} {value_of(r):20} {r['unit']:12} x {ratio_of(r):20}{peak}"
 
 def machine():
-    "What it was measured on"
+    "What the measurements ran on"
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     cpu = next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), '')
@@ -258,7 +258,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--only', default=','.join(TABLES),
                    help=f"tables to measure, separated by commas: {', '.join(TABLES)}")
-    p.add_argument('--quick', action='store_true', help='small sizes and few rounds; figures mean little')
+    p.add_argument('--quick', action='store_true', help='small sizes and few rounds, only to try it; the numbers are not reliable')
     p.add_argument('--output', type=Path, help='folder of results.csv, .png and .md, which are overwritten; without '
                    'it `results/` beside this file, or a new temporary one with --quick')
     a = p.parse_args()

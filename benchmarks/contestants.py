@@ -5,7 +5,7 @@ Gradient clipping, logging and the schedule are left out of all of them.
 """
 import contextlib, os, tempfile, warnings
 os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
-os.environ.setdefault('HF_HUB_OFFLINE', '1')          # nothing is fetched: bases are made on the spot
+os.environ.setdefault('HF_HUB_OFFLINE', '1')          # nothing is downloaded: bases are created locally
 import torch, torch.nn.functional as F
 from torch import nn
 from datasets import Dataset, disable_progress_bars
@@ -68,7 +68,7 @@ class Kit(Step):
         config,model = make(method, base, **settings)
         super().__init__(model)
         if config.batching == 'packed' and not model.packs:
-            raise SystemExit(f'the fast path is not in use: {model.packing_note}')
+            raise SystemExit(f'packing is not in use: {model.packing_note}')
         self.collate,self.objective = make_collator(config, PAD, model.packs),make_objective(config)
     def loss(self, rows):
         values = self.objective.values(self.model, self.collate(rows))

@@ -7,7 +7,7 @@ from pathlib import Path
 ME = Path('/proc/self')
 known = sys.platform == 'linux' and os.access(ME/'clear_refs', os.W_OK)
 
-# glibc keeps freed memory for later unless told otherwise; with these a peak is what is in use, and the same twice.
+# By default glibc keeps freed memory for later; with these settings a peak counts only memory in use, reproducibly.
 # They slow allocation down, so only the measuring processes get them.
 GIVE_BACK = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536', MALLOC_ARENA_MAX='1')
 

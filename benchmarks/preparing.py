@@ -27,7 +27,7 @@ SPECIAL = ['<|begin_of_text|>', '<|end_of_text|>', '<|start_header_id|>', '<|end
 TEXT = '\n'.join(topics.values())
 
 def llama_like(vocab=16000):
-    "A tokenizer in the manner of Llama 3, trained on the spot"
+    "A tokenizer like that of Llama 3, trained here"
     t = Tokenizer(models.BPE(ignore_merges=True))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORD), 'isolated'), byte_level])

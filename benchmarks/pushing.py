@@ -1,6 +1,6 @@
 """What pushing to a Hub costs the training that runs beside it
 
-    python benchmarks/pushing.py                 # three rounds, some five minutes on 2 cores
+    python benchmarks/pushing.py                 # three rounds, about five minutes on 2 cores
     python benchmarks/pushing.py --rounds 1 --steps 100
 
 Whole trainings take turns: without a Hub, with one that works, with one that hangs at every commit. The time of the
@@ -16,7 +16,7 @@ HUB = '''
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from scripts.dev.small_hub import SmallHub
-os.nice(19)                        # it stands for a machine elsewhere
+os.nice(19)                        # it represents another machine
 with SmallHub(orgs=dict(team='write')) as hub:
     if sys.argv[1] == 'hangs': hub.fault('POST .*/commit/', 'hang', 10**9)
     print(hub.url, hub.token, flush=True)

@@ -1,7 +1,7 @@
 """How fast every token of a vocabulary is scored as an answer, against batches of whole conversations
 
-    python benchmarks/token_search.py            # some ten minutes on 2 cores; writes results/token_search.csv and .md
-    python benchmarks/token_search.py --quick    # fewer tokens and rounds: does it run?
+    python benchmarks/token_search.py            # about ten minutes on 2 cores; writes results/token_search.csv and .md
+    python benchmarks/token_search.py --quick    # only a trial: fewer tokens and rounds
 
 The plain way is stock: peft and transformers as they come, whole conversations in padded batches with their attention
 mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is computed within a round,
@@ -103,7 +103,7 @@ def save(head, out, worst, folder):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--quick', action='store_true', help='fewer tokens and rounds; figures mean little')
+    p.add_argument('--quick', action='store_true', help='fewer tokens and rounds, only to try it; the numbers are not reliable')
     p.add_argument('--output', type=Path, help='folder of token_search.csv and .md; without it `results/` beside this '
                    'file, or a new temporary one with --quick')
     a = p.parse_args()
@@ -120,6 +120,6 @@ def main():
     ratios = ', '.join(f"{number(rows[-1]['ratio'])}x" for rows in out.values())
     seconds = time.perf_counter() - began
     print(f'\nrewards of all variants within {worst:.0e}; '
-          f'token search {ratios} the plain way; {seconds:.0f} s -> {file}')
+          f'token search {ratios} as fast as the plain computation; {seconds:.0f} s -> {file}')
 
 if __name__ == '__main__': main()

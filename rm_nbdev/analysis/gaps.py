@@ -48,7 +48,7 @@ def tied_share(
 # %% ../../nbs/analysis/04_gaps.ipynb #9785ba58
 @dataclass
 class Bootstrap:
-    "How intervals are drawn; `UsageError` for a value that cannot be"
+    "How intervals are drawn; `UsageError` for an invalid value"
     over:str='words'   # What is drawn: 'words', 'prompts' or 'both'
     n_boot:int=1000    # Resamples
     level:float=0.95   # Share of the resamples that an interval holds
@@ -154,7 +154,7 @@ def _gaps(tokens, n_rows, signs, bootstrap):
     values = np.full((n_rows, 6), np.nan)
     for s in _runs(row) if len(t) else []:
         r = row[s.start]
-        # words of this row are numbered anew
+        # words are renumbered within this row
         _,first,at = np.unique(word[s], return_index=True, return_inverse=True)
         strata,words = stratum[s][first],[np.unique(at[term[s] == k]) for k in range(len(signs))]
         cells = [c for c in _terms(cell[s], term[s], rank[s], z[s], at) if len(c) == len(signs)]

@@ -76,7 +76,7 @@ def _averaged(df): # One row for each word, in the order in which words appear
 def _matching(scores, lexicon, vocabulary): # Rows whose token matches, with its word
     words = match(scores.token_decoded, lexicon)
     keep = words.notna()
-    if not keep.any(): coverage(scores.token_decoded, lexicon, 'the table')  # raises, and says what there is
+    if not keep.any(): coverage(scores.token_decoded, lexicon, 'the table')  # raises, and says what exists
     if vocabulary is not None: keep &= scores.token_decoded.isin(set(vocabulary))
     if not keep.any():
         raise UsageError('no token that matches the lexicon is in the list of the shared vocabulary; '

@@ -47,8 +47,8 @@ REPORT = ('movers', 'gaps', 'base_gaps', 'ties', 'agreement', 'extremes')  # Tab
 
 @dataclass
 class Report:
-    "What tables of scores say beside median ranks"
-    tables:dict = field(default_factory=dict)  # name -> frame: what could be made of `REPORT`, and `changes`
+    "What tables of scores say besides median ranks"
+    tables:dict = field(default_factory=dict)  # name -> frame: those of `REPORT` that exist, and `changes`
     notes:dict = field(default_factory=dict)   # name of a table or picture -> why it is missing, warnings
     files:list = field(default_factory=list)   # names of the files, once it is written
 
@@ -200,7 +200,7 @@ def find_inputs(
 )->Inputs: # `UsageError` for a table that cannot be read, and a place that cannot be written
     "Find the tables, and check where results go"
     report = check_report(flags.report)
-    # an output of before, in a folder of tables
+    # an earlier output in a folder of tables
     leave = [] if flags.output == '-' else [Path(flags.output).expanduser()]
     tables = find_tables(flags.tables, ('scores', 'ranks'), leave)
     return Inputs(tables, check_output(flags.output, tables), report)
@@ -258,7 +258,7 @@ class Medians:
     "Median ranks of categories"
     table:pd.DataFrame  # Columns `RANKS`
     matched:dict        # model -> (words of the lexicon that it has, tokens), as texts; not for read ranks
-    empty:list          # Categories of which no token is ranked
+    empty:list          # Categories without a ranked token
 
 def _matched(scores, lexicon): # As in `Medians`
     own = {m: coverage(d.drop_duplicates(), lexicon, m) for m,
@@ -268,7 +268,7 @@ def _matched(scores, lexicon): # As in `Medians`
 def take_medians(
     words:Words, # From `read_words`
     ranks:Ranks, # From `rank_tokens`
-)->Medians:      # `UsageError` if a model has ranks that were made and ranks that were read at the same step
+)->Medians:      # `UsageError` if a model has both computed ranks and read ranks at the same step
     "Medians of ranked tokens, and those that were read"
     own,matched,empty = None,{},[]
     if ranks.tokens is not None:

@@ -97,14 +97,14 @@ def _warn_flat(table, rankings): # Warn of rankings without an order
     flat = [i for i,(_,r) in enumerate(rankings) if len(r) and (r == r[0]).all()]
     if flat:
         warnings.warn(f'{len(flat)} of {len(table)} rankings have one reward for all their tokens, such as '
-                      f'{place(table.loc[flat[0]])}: there is no order to compare, so NaN', stacklevel=3)
+                      f'{place(table.loc[flat[0]])}: there is no order to compare, NaN', stacklevel=3)
 
 def _steps_to_compare(table, sides): # Sorted (ranking, number of the side, ranking it is compared with)
     run,runs = numbered(table, ['model','prompt'])
     own = [np.flatnonzero(run == r).tolist() for r in range(len(runs))]                  # steps ascend
     alone = [o[0] for o in own if len(o) < 2]
     if len(alone) == len(own):
-        there = f'{place(table.loc[0])} is all there is' if len(table) else 'no row has a step'
+        there = f'{place(table.loc[0])} is the only ranking' if len(table) else 'no row has a step'
         raise UsageError(f'scores: {there}; agreement needs two steps or more of one model and prompt')
     if alone:
         warnings.warn(f'{place(table.loc[alone[0]])} has no other step to compare with ({len(alone)} such): '
@@ -238,7 +238,7 @@ def mwlr_agreement(
 )->pd.DataFrame:           # model, step, prompt, n (tokens that both have), spearman, kendall
     "Rank correlation of MWLR and rewards at each step; of tokens with the same text the highest counts"
     if lost := [c for c in ('prompt', 'token_decoded', 'mwlr') if c not in table]:
-        raise UsageError(f"the table of MWLR: has no column {', '.join(lost)}; mwlr_table makes it")
+        raise UsageError(f"the table of MWLR: has no column {', '.join(lost)}; mwlr_table returns one")
     if 'prompt' in scores and scores.prompt.notna().all():                # other prompts would only take time
         scored = table[table.prompt.isin(scores.prompt)]
         if len(scored): table = scored
@@ -272,7 +272,7 @@ def whole_rankings(
     vocabulary=None,   # Decoded tokens; None: all
     quiet:bool=True,   # No progress bar
 ):  # Yields tidy frames (see `read_scores`): all tokens and steps of a table under some prompts
-    "What needs every token, in parts that fit into memory"
+    "Whole rankings, in parts that fit into memory"
     for table,name in zip(tables, names):
         own = [p for p in _prompts(table) if p in prompts]
         for group in _in_groups(own, _number_of_rewards(table)):

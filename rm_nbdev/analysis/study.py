@@ -65,13 +65,13 @@ def _list(name, value): # One text or several, as a list
         raise UsageError(f'{name} {texts!r}: not a list of texts; write it as ["a", "b"]')
     return list(dict.fromkeys(map(str, texts)))
 
-def _check_known(names): # `UsageError` for a name that is no parameter
+def _check_known(names): # `UsageError` for a name that is not a parameter
     unknown = next((n for n in names if n not in PARAMETERS), None)
     if unknown is None: return
     remedy = did_you_mean(unknown, PARAMETERS) or f"there are {', '.join(PARAMETERS)}"
     raise UsageError(f'{unknown}: not a parameter of this notebook; {remedy}')
 
-def _check_values(s): # `UsageError` for a setting that cannot be
+def _check_values(s): # `UsageError` for an invalid setting
     for k,allowed in (('variants', VARIANTS), ('scale', SCALES)):
         if s[k] not in allowed: raise UsageError(f"{k} {s[k]!r}: not one of {', '.join(allowed)}")
     for k in ('k', 'n_boot'):
@@ -87,7 +87,7 @@ def study_settings(
     namespace:dict,   # `globals()` of the notebook after the parameters cell
     before:set=(),    # Its names before that cell
 )->dict:              # All of `PARAMETERS` by name
-    "Settings from the notebook's parameters; `UsageError` for an unknown one, and for a value that cannot be"
+    "Settings from the notebook's parameters; `UsageError` for an unknown name or an invalid value"
     given = {k:v for k,v in namespace.items() if k not in before and not k.startswith('_')}
     _check_known(given)
     settings = {}
@@ -205,22 +205,23 @@ def _medians(data): # Median ranks against the steps (Fig. 4a)
 
 def _gap_pieces(name, gap, data): # `gap`: category_gap or base_gap
     n_boot,scale = data.settings.n_boot,data.settings.scale
-    made = {k:gap(df, data.words, over=_over(df), n_boot=n_boot) for k,df in split_by_framing(data.ranked).items()}
+    made = {k:gap(df, data.words, over=_over(df), n_boot=n_boot)
+            for k,df in split_by_framing(data.ranked).items()}
     table = pd.concat([t.assign(asking=k) if k else t for k,t in made.items()], ignore_index=True)
     for asking,t in made.items():
         yield Piece(name, gaps_caption(t), table, gap_figure(t, scale, families=data.families), asking)
 
-def _gaps(data): # How far categories stand apart, against the steps
+def _gaps(data): # Gaps between categories, against the steps
     yield from _gap_pieces('gaps', category_gap, data)
 
 # %% ../../nbs/analysis/08_study.ipynb #19a1fa25
 def _check_several(data):
     if len(data.models) < 2: raise UsageError('one model has nothing to be compared with; give several runs')
 
-def _base_gaps(data): # How far models stand apart, category by category
+def _base_gaps(data): # Differences between models, by category
     _check_several(data)
     n = len(data.models)
-    if n > 6: raise UsageError(f'{n} models are {n*(n-1)//2} pairs; give six runs at most')
+    if n > 6: raise UsageError(f'{n} models are {n*(n-1)//2} pairs; give at most six runs')
     yield from _gap_pieces('base_gaps', base_gap, data)
 
 # %% ../../nbs/analysis/08_study.ipynb #fdebca0f
@@ -288,7 +289,8 @@ def _mwlr(data): # What the base models themselves say (Fig. 3), and how far the
         caption = f'Rank correlation of rewards with the ratio of {first[0]} to {second[0]}: '
         yield Piece('mwlr_agreement', caption + follow_caption(follow), follow)
     except UsageError as e:
-        yield Piece('mwlr_agreement', f'Rewards are not compared with the log-probabilities: {first_line(e)}.')
+        why = f'Rewards are not compared with the log-probabilities: {first_line(e)}.'
+        yield Piece('mwlr_agreement', why)
 
 # %% ../../nbs/analysis/08_study.ipynb #2ba3513d
 def _escaped(text): # Sentences that markdown and mathematics leave as they are
@@ -324,16 +326,16 @@ class Album:
         name:str, # Of the part
         pieces,   # Iterable of `Piece`s; `UsageError` if it cannot be made
     ):
-        "Keep the pieces of a part, or say why there are none"
+        "Write the pieces of a part, or say why there are none"
         for ending in (f'{asking}{e}' for asking in ('', '-positive', '-negative')
                        for e in ('.csv', '.png', '.svg')):
             (self.output/f'{name}{ending}').unlink(missing_ok=True)             # of an earlier study
         try:
             for piece in pieces: self.keep(piece)
-        except UsageError as e: self.keep(Piece(name, f'Not made: {first_line(e)}.'))
+        except UsageError as e: self.keep(Piece(name, f'Left out: {first_line(e)}.'))
 
     def end(self)->str: # One line
-        "Where everything is"
+        "Where the results are"
         n = {e:sum(f.endswith(e) for f in self.files) for e in ('.csv','.png')}
         return f"{self.output}: {n['.csv']} tables (CSV), {n['.png']} pictures (PNG and SVG), captions.md"
 
@@ -360,13 +362,13 @@ class Study(Album):
         "Median ranks against the steps (Fig. 4a)"
         self.make('medians', _medians(self.data))
     def gaps(self):
-        "How far categories stand apart, against the steps"
+        "Gaps between categories, against the steps"
         self.make('gaps', _gaps(self.data))
     def by_family(self):
         "The last medians by family of bases (Fig. 1), and permutation tests if there are two"
         self.make('by_family', _by_family(self.data))
     def base_gaps(self):
-        "How far models stand apart, category by category"
+        "Differences between models, by category"
         self.make('base_gaps', _base_gaps(self.data))
     def movers(self):
         "The words whose ranks changed most (Fig. 5)"

@@ -296,7 +296,7 @@ def is_note(
     return True
 
 # %% ../../nbs/analysis/01_table_files.ipynb #db2bc56b
-COPIES = ('values_wide',)  # Hold the same as `values` beside them
+COPIES = ('values_wide',)  # Hold the same as `values` in the same folder
 # Written by rm-ranks
 REPORTS = ('movers.csv', 'gaps.csv', 'base_gaps.csv', 'ties.csv', 'agreement.csv', 'extremes.csv')
 

@@ -32,7 +32,7 @@ class Selection:
         prompts=None,                   # Keys of prompts; None: all
     ):
         self.lexicon,self.vocabulary = lexicon,None if vocabulary is None else set(vocabulary)
-        # the second in order, as dict keys
+        # seen_prompts keeps their order, as dict keys
         self.prompts,self.seen_prompts = None if prompts is None else set(prompts),{}
         self.texts = pa.array([], pa.string())      # texts seen before, shape (k,)
         # whether each is kept, shape (k+1,); the last stands for a missing text
@@ -106,9 +106,9 @@ def _rewards(table, values, batch, row): # position -> float64 (n,); removes not
 
 # %% ../../nbs/analysis/02_tables.ipynb #c3d4a2b7
 def not_scores(
-    table:Table, # One that is no table of scores
+    table:Table, # One that is not a table of scores
 )->str:          # A message
-    "What a table is that was given as scores"
+    "The message for a table that was given as scores but is none"
     if table.form.kind == 'ranks':
         return f'{table.path}: holds ranks, not scores; pass the rewards they were computed from'
     if table.form.kind == 'lexicon':

@@ -128,7 +128,8 @@ def _values(panel, groups, pair): # The two samples of a panel; `UsageError` if 
     for name in pair:
         n = len(groups.get(name, ()))
         if n < 2:
-            raise UsageError(f"{where}: {name} has {n} value{'' if n == 1 else 's'}, a t needs 2 or more; "
+            raise UsageError(f"{where}: {name} has {n} value{'' if n == 1 else 's'}, "
+                             "Welch's t needs 2 or more; "
                              'add prompts or models, or leave the panel out')
     x,y = (groups[name] for name in pair)
     if np.ptp(np.concatenate([x, y])) == 0:
@@ -151,7 +152,7 @@ def permutation_tests(
     family,                     # As `where` in `families`
     between:tuple|None=None,    # Two families, where there are more
     n_resamples:int=9999,       # Random assignments; all of them if there are no more than these
-    seed:int=0,  # Of the assignments; used for each panel anew, so that none depends on another
+    seed:int=0,  # Of the assignments; the same for each panel, so that none depends on another
     step:int|None=None,         # As in `value_rows`
     framing=None,               # As in `value_rows`
 )->pd.DataFrame: # category, framing, family_1, family_2, n_1, n_2, mean_1, mean_2, t, p, p_adjusted, stars
@@ -168,7 +169,7 @@ def permutation_tests(
     return out.assign(stars=out.p_adjusted.map(stars))
 
 # %% ../../nbs/analysis/06_tests.ipynb #73a38e5f
-_NO_CHANCE = 'nothing is left to tell chance from an effect'
+_NO_CHANCE = 'an effect cannot be distinguished from chance'
 
 def _check_cells(rows, by): # `UsageError` unless every combination has values, and these vary
     for c in ('category', 'framing', by):
@@ -216,7 +217,7 @@ def welch_tests(
     def _test(x, y, panel):
         if np.ptp(x) == np.ptp(y) == 0:
             raise UsageError(f"panel {panel[0]}, {panel[1]}: each model's median ranks are all the same "
-                             f'({x[0]:g} and {y[0]:g}), so t has no scale; leave the panel out, '
+                             f'({x[0]:g} and {y[0]:g}), so t is undefined; leave the panel out, '
                              'or use permutation_tests')
         r = ttest_ind(x, y, equal_var=False)
         return dict(t=float(r.statistic), df=float(r.df), p=float(r.pvalue))
@@ -261,7 +262,8 @@ def mixed_model(
     _check_cells(rows, 'family')
     n = rows.groupby('family').model.nunique()
     if len(few := n[n < 2]):
-        raise UsageError(f"family {few.index[0]} has one model; its level cannot be told from the family's: "
+        raise UsageError(f"family {few.index[0]} has one model, whose level cannot be separated from "
+                         "the family's: "
                          'give two or more models of each, or use anova')
     out = _coefficients(_fit_mixed(rows))
     return out.assign(stars=out.p.map(stars))

@@ -52,7 +52,7 @@ def _settings_parser(): # The class `HfArgumentParser`
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.HfArgumentParser
-    except Exception:                                      # in a version where that file needs more
+    except Exception:                                      # in a version whose file imports more
         from transformers import HfArgumentParser
         return HfArgumentParser
 
@@ -142,7 +142,7 @@ def _hide_token(token): # Used, never stored; trackers record the command line
     os.environ['HF_TOKEN'] = token
     sys.argv[:] = [word.replace(token, '***') for word in sys.argv]
 
-def _file_settings(file, method): # What a file chooses; from a file of the other method, what both know
+def _file_settings(file, method): # What a file sets; of another method's file, what both have
     found = load_config(file, method).to_dict()
     found = changed(found, found.pop('method'))
     return {k:v for k,v in found.items() if k in all_settings(method)}
@@ -189,7 +189,7 @@ def _script(prog): # What the console script of a command calls
     @command(prog, _parse)
     def _run(flags):
         module = importlib.import_module(f'rm_nbdev.{COMMANDS[prog]}')
-        return module.main.__wrapped__(flags)            # its exit codes are taken care of here
+        return module.main.__wrapped__(flags)            # `command` around `_run` sets the exit codes
     return lambda: _run()
 
 rm_train,rm_run,rm_batches,rm_plot = map(_script, ['rm-train', 'rm-run', 'rm-batches', 'rm-plot'])

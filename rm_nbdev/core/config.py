@@ -153,30 +153,30 @@ def _two_for_one(v, given): # Two settings that decide the same thing
     if {'warmup_ratio', 'warmup_steps'} <= given and v['warmup_ratio'] and v['warmup_steps']:
         yield '--warmup_ratio and --warmup_steps both set the warm-up: give one'
 
-def _not_here(v, given): # What transformers offers and this kit does in another way
+def _not_here(v, given): # What transformers offers and this kit does differently
     if not v['save_safetensors']:
         yield '--save_safetensors False: weights are written as safetensors only; leave the flag out'
     if v['hub_revision']:
         yield (f"--hub_revision {v['hub_revision']}: checkpoints go to main, tagged step-N; "
-               '--hub_revision_prefix puts something before the tags')
+               'use --hub_revision_prefix to put a prefix before the tags')
     if v['hub_always_push']:
         yield '--hub_always_push True: every checkpoint is pushed, in order; leave the flag out'
     if v['label_smoothing_factor']:
         yield (f"--label_smoothing_factor {v['label_smoothing_factor']}: it smooths class labels; "
                'for pairs with flipped labels use rm-train bt --loss_type labelsmooth')
     if v['use_liger_kernel']:
-        yield ('--use_liger_kernel True: its kernels replace an output layer and a loss that are computed in '
-               'another way here; leave the flag out')
+        yield ('--use_liger_kernel True: its kernels replace an output layer and a loss that this kit '
+               'computes differently; leave the flag out')
 
 # %% ../../nbs/core/04_config.ipynb #172e4b5b
-def _best_of_nothing(v, given): # A best step without anything to choose it by
+def _best_of_nothing(v, given): # A best step without evaluations or checkpoints to choose from
     metric,wanted = v['metric_for_best_model'],v['greater_is_better']
     if wanted not in (None, _higher_is_better(metric)):
         yield f'--greater_is_better {wanted} would choose the worst {metric}: leave the flag out'
     if 'load_best_model_at_end' in given and v['load_best_model_at_end']:
         for k in ('eval_strategy', 'save_strategy'):
             if v[k] != 'no': continue
-            yield f'--load_best_model_at_end True with --{k} no: there is nothing to choose from'
+            yield f'--load_best_model_at_end True with --{k} no: there is no best step; change one of them'
     if v['save_strategy'] == 'best' and v['eval_strategy'] == 'no':
         yield ('--save_strategy best with --eval_strategy no: without an evaluation no step is best; '
                'change one of them')
@@ -185,7 +185,8 @@ def _push_of_nothing(v, given): # A push without a repository or without checkpo
     if v['push_to_hub'] and not v['hub_model_id']:
         yield '--push_to_hub True: needs --hub_model_id ORG/NAME, the repository to push to'
     if v['push_to_hub'] and v['save_strategy'] == 'no':
-        yield '--push_to_hub True with --save_strategy no: there is nothing to push'
+        yield ('--push_to_hub True with --save_strategy no: there is no checkpoint to push; '
+               'change one of them')
 
 def contradictions(
     values:dict, # All values by name
@@ -218,12 +219,12 @@ def grm_contradictions(
         out.append(f'--weight_ratio {weight}: the loss is w * text + (1-w) * pairwise; '
                    'w needs a share from 0 to 1')
     if values['no_logsigmoid_sft'] and not values['sft_only']:
-        out.append('--no_logsigmoid_sft True is a form of SFT, --sft_only False asks for DPO: choose one')
+        out.append('--no_logsigmoid_sft True is a form of SFT, --sft_only False selects DPO: choose one')
     if values['precompute_ref_log_probs'] and values['reference_free']:
         out.append('--precompute_ref_log_probs True needs a reference: add --reference_free False')
     if weight == 0 and metric.removeprefix('eval_') in TEXT_METRICS:
-        out.append(f'--metric_for_best_model {metric}: --weight_ratio 0 leaves the text out, so it is not '
-                   'measured; choose eval_loss or eval_reward_accuracy')
+        out.append(f'--metric_for_best_model {metric}: with --weight_ratio 0 there is no text loss, so it is '
+                   'not measured; choose eval_loss or eval_reward_accuracy')
     return out
 
 # %% ../../nbs/core/04_config.ipynb #638b2b23
@@ -262,7 +263,7 @@ def _checked_names(settings, method): # The given settings, of known names and d
         if k not in known: raise UsageError(f'{k!r} is not a setting{not_known(k, method)}')
     for k in SECRETS:
         if settings.pop(k, None):
-            raise UsageError(f'{k}: a token is no setting and would be stored; use the variable HF_TOKEN')
+            raise UsageError(f'{k}: a token must not be stored with settings; set the variable HF_TOKEN')
     given = {k: cast(k, known[k][0], v) for k,v in settings.items()}
     if given.get('weight_ratio', 0) is None: del given['weight_ratio']    # None: the default of the method
     return given
@@ -298,12 +299,12 @@ def _resolved(
     values:dict, # All values
     given:dict,  # Those that were given
 )->dict:         # The values as they will be used
-    "Settle what depends on other settings"
+    "Fill in the settings that depend on others"
     v = dict(values)
     _resolve_evaluation(v)
     v['debug'] = {'true':'True', 'false':'False', '':'False'}.get(str(v['debug']).lower(), str(v['debug']))
     if v['fp16']: v['bf16'] = False
-    if 'warmup_steps' in given: v['warmup_ratio'] = 0.                 # also 0 steps, which is no warm-up
+    if 'warmup_steps' in given: v['warmup_ratio'] = 0.                 # also if it is 0: no warm-up
     if v.get('freeze_pretrained'): v['use_lora'] = False
     if v['split_seed'] is None: v['split_seed'] = v['seed']
     for k in ('eval_steps', 'save_steps', 'logging_steps'):
@@ -321,7 +322,7 @@ def _resolve_evaluation(v): # When to evaluate, and which step is best
     v['greater_is_better'] = _higher_is_better(metric)
     if 'no' in (v['eval_strategy'], v['save_strategy']): v['load_best_model_at_end'] = False
 
-def _run_name(v): # The original's pattern for a run without a name
+def _run_name(v): # The original's pattern, if output_dir is not given
     base,data = (Path(v[k]).name for k in ('base_model', 'dataset'))
     how = f"lora{v['lora_r']}" if v['use_lora'] else 'frozen' if v.get('freeze_pretrained') else 'fulltrain'
     name = f"{base}_{v['wandb_name']}_len{v['max_length']}_{how}_{v['learning_rate']}_data{data}"
@@ -338,7 +339,7 @@ def save_config(
 
 def load_config(
     path,            # File written by `save_config`, or any YAML of settings
-    method:str='bt', # Training method, where the file names none
+    method:str='bt', # Training method, if the file names none
     **changes,       # Settings that replace those in the file
 )->Config:           # The same settings; `UsageError` names the file
     "Read settings back"

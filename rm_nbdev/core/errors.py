@@ -21,8 +21,8 @@ def first_line(
 # %% ../../nbs/core/01_errors.ipynb #f990b8c9
 def did_you_mean(
     word:str, # A name that is not known
-    known,    # The names that are
-)->str:       # 'did you mean a or b?', closest first, at most three; '' where none is close
+    known,    # The names that are known
+)->str:       # 'did you mean a or b?', closest first, at most three; '' if none is close
     "A question with the known names that are spelled like `word`"
     close = difflib.get_close_matches(word, list(known), 3)
     return f"did you mean {' or '.join(close)}?" if close else ''

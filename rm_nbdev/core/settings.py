@@ -30,7 +30,7 @@ class ModelSettings:
     "What is trained: the base model, and which of its weights change"
     _argument_group_name = 'model'
     base_model: str = opt('google/gemma-2b-it',
-        "Base model: a folder, a Hub id, or 'miniature' (made on this machine)")
+        "Base model: a folder, a Hub id, or 'miniature' (pretrained on this machine)")
     attn_implementation: Literal['sdpa', 'eager', 'flash_attention_2'] = opt('sdpa',
         'Attention implementation')
     use_lora: bool = opt(True, 'Train low-rank adapters and the head; False trains every weight, in float32')
@@ -83,12 +83,12 @@ class TrainingSettings:
     max_grad_norm: float = opt(5., 'Gradients with a larger norm are scaled down to it; 0: no limit')
     batching: Literal['packed', 'padded'] = opt('packed',
         'Form of a batch: packed is one row without padding, exact and several times as fast; '
-        'falls back to padding and reports it for an architecture that cannot pack')
+        'falls back to padding and reports it if the architecture cannot be packed')
     share_prompt: bool = opt(True, "Packed: compute the common beginning of a pair's sequences once "
         '(lora_dropout then draws one mask for it instead of two)')
     max_tokens_per_batch: int|None = opt(None,
-        'Put the pairs of an optimizer step into forward passes of at most this many tokens, whatever '
-        'per_device_train_batch_size; the same mean gradient (dropout draws other masks)')
+        'Split the pairs of an optimizer step into forward passes of at most this many tokens each, instead '
+        'of per_device_train_batch_size pairs; the mean gradient is the same (dropout draws other masks)')
     gradient_checkpointing: bool|None = opt(None,
         'Recompute activations in the backward pass: less memory, about a third more time, same numbers; '
         'if not given, only when the longest forward pass would not fit into free memory')
@@ -101,7 +101,7 @@ class TrainingSettings:
 # %% ../../nbs/core/03_settings.ipynb #c4d1c21c
 @dataclass
 class ScheduleSettings:
-    "When to save, evaluate and log, and what is kept"
+    "When to save, evaluate and log, and which checkpoints are kept"
     _argument_group_name = 'schedule and checkpoints'
     use_log_overlay: bool = opt(False, 'Also save, evaluate and log at steps 1, 2, 4, 8, ..., '
         'at multiples of save_steps, eval_steps and logging_steps, and at the last step')
@@ -115,16 +115,16 @@ class ScheduleSettings:
     logging_steps: float = opt(100, 'Steps between training metrics; below 1: a share of all steps')
     save_total_limit: int|None = opt(12,
         'Maximum number of checkpoints to keep besides step 0, powers of two, the best and the last, '
-        'which always stay; the state needed to resume stays in the newest two')
+        'which are never deleted; the state needed to resume is kept in the newest two')
     save_safetensors: bool = opt(True, 'Weights are always written as safetensors; False is refused')
-    load_best_model_at_end: bool = opt(True, 'Return to the best saved step after training')
+    load_best_model_at_end: bool = opt(True, 'Load the weights of the best saved step after training')
     metric_for_best_model: str = opt('eval_loss', 'Evaluation metric that decides which saved step is best')
     resume_from_checkpoint: str|None = opt(None, 'Resume from a checkpoint, bit-identical on a CPU: '
-        'True takes the last complete one in the run directory, or give a folder')
+        'True uses the last complete one in the run directory; a path uses that one')
     on_save_error: Literal['stop', 'continue'] = opt('stop',
         'When a checkpoint cannot be written (disk full): stop, or continue and try again at the next one')
     grace_seconds: float = opt(60.,
-        'Seconds to wait for pending pushes after SIGTERM or SIGUSR1, before they are left for later')
+        'Seconds to wait for pending pushes after SIGTERM or SIGUSR1; the rest is pushed later')
     greater_is_better: bool|None = opt(None,
         'Whether a higher metric_for_best_model is better; if not given, inferred from its name')
 
@@ -134,11 +134,13 @@ class OutputSettings:
     "Where results are written and reported"
     _argument_group_name = 'output and reporting'
     output_dir: str|None = opt(None,
-        'Run directory; if not given, a folder in log_dir, named after the settings')
-    log_dir: str = opt('./reward_models_train', 'Folder for run directories without a name')
-    overwrite_output_dir: bool = opt(False, 'Replace a run that is in the run directory')
+        'Run directory; if not given, a folder in log_dir that is named after the settings')
+    log_dir: str = opt('./reward_models_train', 'Parent of the run directory if output_dir is not given')
+    overwrite_output_dir: bool = opt(False,
+        'Delete the run that already exists in the run directory, and start a new one')
     report_to: str = opt('none', 'Trackers, separated by commas: none, wandb, tensorboard, trackio, ...')
-    wandb_name: str = opt('test', 'Name of the run in trackers, and part of an unnamed run directory')
+    wandb_name: str = opt('test',
+        'Name of the run in trackers; also part of the folder name if output_dir is not given')
     push_to_hub: bool = opt(False,
         'Push each checkpoint to the Hugging Face Hub while training, tagged step-N; needs hub_model_id')
     hub_model_id: str|None = opt(None, 'Hub repository to push to, as ORG/NAME; created if it does not exist')
@@ -146,7 +148,7 @@ class OutputSettings:
     hub_strategy: Literal['end', 'every_save', 'checkpoint', 'all_checkpoints'] = opt('every_save',
         "When checkpoints are pushed: 'end' pushes them all after training, the others each as it is saved")
     hub_revision_prefix: str|None = opt(None,
-        'Prefix of the tags, for a second run in one repository: seed2 makes seed2-step-N')
+        'Prefix of the tags, for a second run in the same repository: seed2 gives seed2-step-N')
     hub_final_timeout: float = opt(600.,
         'Maximum seconds to wait after training for unfinished pushes; 0 leaves them to rm-upload')
 
@@ -212,7 +214,7 @@ def own_settings(
 # %% ../../nbs/core/03_settings.ipynb #7502bd95
 def source_file(
     module:str, # Dotted name, such as transformers.training_args
-)->Path:        # The file; `LookupError` if there is none
+)->Path:        # The file; `LookupError` if it is not found
     "Find the source file of an installed module without importing it"
     top,*rest = module.split('.')
     spec = find_spec(top)
@@ -270,7 +272,7 @@ class Written:
             raise TypeError(f'{self._module}.{name}: its value depends on a condition')
         return self._meaning(node, name)
 
-    def __getattr__(self, name): return self[name]   # a module stands for itself: `names.all_known()`
+    def __getattr__(self, name): return self[name]   # names of an imported module: `names.all_known()`
 
     def _meaning(self, node, name):
         if isinstance(node, ast.Assign): return self._value(node.value)
@@ -301,7 +303,7 @@ def written_fields(
     module:str,     # Dotted name of a module of an installed package
     name:str,       # A dataclass in it
     without=(),     # Names of fields that are left out
-)->list[tuple]:     # (name, type, `dataclasses.Field`) in order; an exception where the text is not enough
+)->list[tuple]:     # (name, type, `dataclasses.Field`) in order; an exception if the text is not enough
     "The fields of a dataclass, read from its source text"
     names,out = Written(module),[]
     classes = (node for node,_ in _statements(module) if isinstance(node, ast.ClassDef) and node.name == name)

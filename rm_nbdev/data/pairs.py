@@ -166,7 +166,7 @@ _messages = List({'role':Value('string'), 'content':Value('string')})
 _features = Features(dict(
     chosen=_messages, rejected=_messages, margin=Value('float64'),
     row=Value('int64'), file=Value('string'), id=Value('string'), drop=Value('string')))
-_rules = 1  # To be raised when the same source becomes other pairs: what is on disk is then written again
+_rules = 1  # Increase it when the same source gives other pairs: older cached pairs are then not used
 
 def pair_rows(
     parts:tuple,         # `Part`s in order
@@ -196,7 +196,7 @@ def pair_table(
     parts:list,                    # `Part`s in order
     shape:str,                     # Their shape
     skip_bad_rows:bool=False,      # Count bad rows instead of stopping at the first
-    cache_dir:str|Path|None=None,  # Where to write; None: where `datasets` keeps its files
+    cache_dir:str|Path|None=None,  # Where to write; None: the cache of `datasets`
 )->Dataset:                        # A row for each row of the source, columns as in `_features`
     "Pairs as a dataset on disk"
     key = json.dumps([__version__, _rules, shape, skip_bad_rows, [(p.name, p.digest) for p in parts]])
@@ -211,7 +211,7 @@ def pair_table(
         if cause is None: raise
         where = cache_dir or 'the datasets cache'
         raise UsageError(f'{where}: pairs cannot be written ({cause}). '
-                         'Free space or name another folder with HF_DATASETS_CACHE') from e
+                         'Free space, or set HF_DATASETS_CACHE to another folder') from e
 
 # %% ../../nbs/data/02_pairs.ipynb #997ba492
 def held_out_rows(
@@ -223,7 +223,7 @@ def held_out_rows(
     k = max(1, math.ceil(n*Fraction(str(fraction))))
     if k>=n:
         remedy = f'Lower --eval_fraction (now {fraction}) or give more data'
-        if n<2: remedy = 'One pair cannot be both: give more data, or a split called val'
+        if n<2: remedy = 'A single pair cannot be used for both: give more data, or a split called val'
         raise UsageError(f'holding out {k} of {n} pairs leaves none for training. {remedy}')
     def rank(i): return hashlib.blake2b(f'{seed}:{i}'.encode(), digest_size=16).digest()
     return sorted(sorted(range(n), key=rank)[:k])
@@ -256,9 +256,9 @@ def check_options(
 # %% ../../nbs/data/02_pairs.ipynb #4d0518e8
 def choose_splits(
     source:Source,            # Where the data comes from
-    eval_split:str|None=None, # The split that was asked for
+    eval_split:str|None=None, # The requested split
 )->tuple[str, str|None]:      # Split to train on; split to evaluate on, or None: hold out
-    "Which split is for what"
+    "The split to train on and the split to evaluate on"
     names = list(source.splits)
     found = f"splits found: {', '.join(names)}"
     only = names[0] if len(names)==1 and not names[0].startswith((*_eval_names, 'test')) else None
@@ -328,9 +328,9 @@ def load_pairs(
     eval_fraction:float|None=None,    # Share held out; None: 0.005 for columns like Skywork's, else 0.01
     eval_split:str|None=None,         # Split to evaluate on; None: `val` or the like where there is one
     skip_bad_rows:bool=False,         # Drop and count bad rows instead of stopping at the first
-    cache_dir:str|Path|None=None,     # Where to write; None: where `datasets` keeps its files
-)->Pairs:                             # `UsageError` for whatever is wrong with the data or the options
-    "From a source to the pairs that a run uses"
+    cache_dir:str|Path|None=None,     # Where to write; None: the cache of `datasets`
+)->Pairs:                             # `UsageError` if anything is wrong with the data or the options
+    "Read a source and select the pairs that a run uses"
     step,flag = check_options(dataset_mode, dataset_step_size, eval_fraction, eval_split)
     source = find_source(dataset, cache_dir)
     names = dict(zip(('train', 'eval'), choose_splits(source, eval_split)))

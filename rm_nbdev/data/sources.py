@@ -28,7 +28,7 @@ class BadRow(ValueError):
     def __init__(self,
         reason:str,    # Short name of the fault, to count by: not_json, missing_field, …
         what:str,      # What is wrong, for the message
-        column:str='', # Column that it is about
+        column:str='', # Column that is wrong
     ):
         super().__init__(what)
         self.reason,self.what,self.column = reason,what,column
@@ -38,7 +38,7 @@ Row = namedtuple('Row', 'number line value')  # 0-based number, 1-based line or 
 @dataclass
 class Part:
     "One file, or one split of a dataset that is already open"
-    name:str               # Short name, kept with every row
+    name:str               # Short name, stored with every row
     place:str              # Name for messages: the path, or the Hub id and split
     path:Path|None = None  # The file
     rows:Any = None        # The open `datasets.Dataset`, where there is no file
@@ -158,7 +158,7 @@ def _readable(part:Part): # Errors of the system and of Arrow become a `UsageErr
     try: yield
     except (pa.ArrowException, OSError) as e:
         why = (str(e) or type(e).__name__).splitlines()[0]
-        remedy = 'The file is damaged or truncated: fetch or write it again'
+        remedy = 'The file is damaged or truncated: download it or write it again'
         raise UsageError(f'{part.place}: cannot be read ({why}). {remedy}') from e
 
 def read_rows(
@@ -190,7 +190,7 @@ _not_data = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'st
 def split_of(
     name:str,     # File name without its ending, or folder name
 )->str|None:      # The split, or None
-    "The split that a name speaks of"
+    "The split that a name refers to"
     base = _shard.sub('', name).lower()
     return base if _split_name.match(base) else None
 
@@ -220,7 +220,7 @@ def _by_split(folder:Path, files:list)->dict: # Files by the split in their name
         kinds = sorted({_kind(f) for f in files})
         if len(kinds) == 1: continue
         found = ' and '.join(kinds)
-        raise UsageError(f'{folder}: split {name!r} exists as {found}. Keep one, or name one file')
+        raise UsageError(f'{folder}: split {name!r} exists as {found}. Keep one, or give the path of a file')
     return splits
 
 # %% ../../nbs/data/01_sources.ipynb #0afe1803
@@ -257,14 +257,14 @@ def is_hub_id(
 
 def load_hub(
     id:str,                              # A Hub id, `org/name`
-    cache_dir:str|Path|None=None,        # Where `datasets` keeps what it fetches; None: its own place
+    cache_dir:str|Path|None=None,        # Cache of `datasets`; None: its default
 )->tuple[datasets.DatasetDict, dict]:    # All splits; id, config, revision and fingerprints, for the manifest
     "Load a dataset from the Hub"
     kwargs = dict(cache_dir=cache_dir and str(cache_dir))
     try:
         try: splits = datasets.load_dataset(id, name='all', **kwargs)
-        except ValueError: splits = datasets.load_dataset(id, **kwargs)  # there is no configuration `all`
-    except Exception as e:  # errors of many libraries, each of which means that the data is not there
+        except ValueError: splits = datasets.load_dataset(id, **kwargs)  # no configuration `all`
+    except Exception as e:  # errors of many libraries, which all mean that the data cannot be read
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
         raise UsageError(f'{id}: not an existing path, and cannot be loaded from the Hub ({why}). '
                          'Check the name and the network, log in with `hf auth login` if it is gated or '
@@ -292,17 +292,17 @@ def _check_file(path:Path): # The file can be opened and is not obviously broken
     except OSError as e:
         why = e.strerror or e
         raise UsageError(f'{path}: cannot be read ({why}). Check the path and its permissions') from e
-    if not head: raise UsageError(f'{path}: is empty. Fetch or write it again')
+    if not head: raise UsageError(f'{path}: is empty. Download it or write it again')
     if _kind(path)=='.parquet' and not head==tail==b'PAR1':
         end = 'end' if head==b'PAR1' else 'start'
-        raise UsageError(f'{path}: is not a whole parquet file (no PAR1 at its {end}). '
-                         'Fetch or write it again')
+        raise UsageError(f'{path}: is not a complete parquet file (no PAR1 at its {end}). '
+                         'Download it or write it again')
 
 # %% ../../nbs/data/01_sources.ipynb #c88e7447
 def local_files(
     dataset:str,  # A path
 )->dict:          # Split -> its files, checked
-    "Files behind a path"
+    "The data files of a path, by split"
     path = Path(dataset).expanduser()
     if not os.path.exists(path):
         raise UsageError(f'{dataset}: no such file or folder. Check the path, or give a Hub id as org/name')
@@ -317,7 +317,7 @@ def local_files(
 
 def find_source(
     dataset:str,                   # A file, a folder or a Hub id
-    cache_dir:str|Path|None=None,  # Where `datasets` keeps what it fetches; None: its own place
+    cache_dir:str|Path|None=None,  # Cache of `datasets`; None: its default
 )->Source:                         # Parts by split
     "Find the data, and hash local files"
     if is_hub_id(dataset):

@@ -37,12 +37,12 @@ def _template_file(path): # The text of a file with a template
     try: text = Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f'--chat_template {path}: cannot be read ({e})') from None
-    if not text.strip(): raise UsageError(f'--chat_template {path}: is empty')
+    if not text.strip(): raise UsageError(f'--chat_template {path}: is empty; give a Jinja template')
     return text
 
 def check_template(
     tok,       # Tokenizer with a chat template
-    where:str, # What to name in the message
+    where:str, # Flag and value, for the message
 ):
     "Raise `UsageError` if the template cannot write a question and an answer"
     chats = [[dict(role='user', content='q7'), dict(role='assistant', content=a)] for a in ('a8', 'a9')]
@@ -51,7 +51,7 @@ def check_template(
         remedy = 'fix it, or give a template with --chat_template FILE'
         raise UsageError(f'{where}: cannot write a conversation ({first_line(e)}); {remedy}') from None
     if texts[0] != texts[1]: return
-    raise UsageError(f"{where}: leaves the assistant's words out (it writes {texts[0][:40]!r}); "
+    raise UsageError(f"{where}: omits the assistant's words (it writes {texts[0][:40]!r}); "
                      'give another with --chat_template FILE')
 
 # %% ../../nbs/data/03_tokenize.ipynb #490c1bf6
@@ -82,7 +82,7 @@ def content_span(
     messages:list[dict], # Conversation
     i:int,               # Which message
 )->tuple[str,int,int]:   # Text of the conversation; where the content begins and ends in it (empty: left out)
-    "Where the content of one message stands in the templated text"
+    "Where the content of one message is in the templated text"
     text,content = tok.apply_chat_template(messages, tokenize=False),messages[i]['content']
     mark = next(c for c in '\ue000\ue001\ue002' if c not in (content[:1], content[-1:]))  # unlike both ends
     other = [*messages[:i], {**messages[i], 'content':mark}, *messages[i+1:]]
@@ -113,7 +113,7 @@ def earlier_answers(
 def asks_for_answer(
     tok,     # Tokenizer with a chat template
 )->bool:     # Whether `add_generation_prompt` adds anything to a prompt
-    "Does the template end a prompt with words that ask for the answer?"
+    "Does the template end a prompt with a generation prompt?"
     chat = [dict(role='user', content='q7')]
     asked = tok.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     return asked != tok.apply_chat_template(chat, tokenize=False)
@@ -122,9 +122,9 @@ def answers(
     tok,                     # Tokenizer with a chat template
     messages:list[dict],     # Conversation, the last turn the assistant's
     turns:str='last',        # 'last', or 'all_assistant' for the earlier answers as well
-    prompt:str|None=None,    # Text of the prompt, ready for the answer; None: to be rendered
-    text:str|None=None,      # Text of the conversation; None: to be rendered
-    asks:bool|None=None,     # `asks_for_answer` of this tokenizer; None: to be found out
+    prompt:str|None=None,    # Text of the prompt, ready for the answer; None: rendered here
+    text:str|None=None,      # Text of the conversation; None: rendered here
+    asks:bool|None=None,     # `asks_for_answer` of this tokenizer; None: determined here
 )->list[tuple[int,int,int]]: # As `turn_span`, in order; of the last answer all that follows its prompt
     "What the assistant said, each answer with its closing"
     if text is None: text = tok.apply_chat_template(messages, tokenize=False)
@@ -157,7 +157,7 @@ def fit_pair(
     chosen:list[int],      # Token ids of prompt + chosen response
     rejected:list[int],    # Token ids of prompt + rejected response
     starts:tuple[int,int], # Where each response begins
-    max_length:int,        # Most tokens
+    max_length:int,        # Maximum number of tokens
     overlong:str='truncate_prompt', # What to do with longer ones
     bos:int|None=None,     # The BOS id, kept in front
 )->tuple:                  # (chosen, rejected, starts, 'whole' | 'cut' | 'too long')
@@ -182,7 +182,7 @@ def moved_spans(
     overlong:str,               # See `fit_pair`
     keep:int=0,                 # Tokens in front that stay (a BOS)
 )->list[int]:                   # Starts and ends in turn, after the cut; no empty span
-    "Where spans are once a sequence was cut"
+    "Where spans are after a sequence was cut"
     gone = len(ids) - len(fitted)
     def at(i):
         if overlong == 'truncate_right': return min(i, len(fitted))
@@ -232,7 +232,7 @@ def cut_mark(
 
 # %% ../../nbs/data/03_tokenize.ipynb #b2765fbe
 # A rendered row is a list of two sides, chosen and rejected. A side is (prompt, whole text, answers): two
-# texts, and what to learn as from `answers`. A row that the template refuses is None, if it may be skipped.
+# texts, and what to learn as from `answers`. A row that the template rejects is None, if it may be skipped.
 _SIDES = ('chosen', 'rejected')
 
 def _sides(tok, row, prompts, wholes, turns, asks):
@@ -246,7 +246,7 @@ def _render_row(tok, row, skip, turns, asks): # One row
         why = 'it wrote nothing'
     except Exception as e: why = first_line(e)
     if skip: return None
-    raise UsageError(f"row {row['row']} of {row['file']}: the chat template refuses it ({why}); "
+    raise UsageError(f"row {row['row']} of {row['file']}: the chat template rejects it ({why}); "
                      'fix the row, give another template with --chat_template FILE, or --skip_bad_rows True')
 
 def _render_together(tok, rows, turns, asks): # All rows in two calls; None where that is not possible
@@ -277,7 +277,7 @@ def raw_ids(
     tok,                # Tokenizer
     texts:list[str],    # Templated texts
     offsets:bool=False, # With the characters of each token; needs a fast tokenizer
-)->list:                # Of each text its token ids, no BOS added; with `offsets` (ids, characters)
+)->list:                # Token ids of each text, no BOS added; with `offsets` (ids, characters)
     "Encode templated texts in one call"
     if offsets or not is_stock(tok):
         out = tok(texts, add_special_tokens=False, return_attention_mask=False,
@@ -341,9 +341,9 @@ SPANS = Features(dict(chosen_spans=_ids, rejected_spans=_ids))
 def encode_batch(
     batch:dict,          # Columns `chosen`, `rejected` (message lists), `margin`, `row`, `file`, `id`
     tok,                 # Tokenizer with a chat template
-    max_length:int,      # Most tokens
+    max_length:int,      # Maximum number of tokens
     overlong:str,        # See `fit_pair`
-    skip_bad_rows:bool,  # Drop what the template refuses
+    skip_bad_rows:bool,  # Drop rows that the template rejects
     turns:str|None=None, # Answers that a text loss learns: 'last', 'all_assistant'; None: there is none
 )->dict:                 # Columns of `TOKENS` (`length` of the longer side); with `turns` also of `SPANS`
     "Token ids of a batch of pairs"

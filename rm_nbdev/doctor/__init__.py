@@ -12,13 +12,13 @@ from ..core.cli import make_parser
 _ABOUT = ('Check whether this machine can train: what was found, what is missing, and the command that '
           'fixes it.')
 _EXAMPLES = """
-  rm-doctor                          all checks, some ten seconds
+  rm-doctor                          all checks, about ten seconds
   rm-doctor --offline                the same without the network
-  rm-doctor --root /scratch/runs     if runs go elsewhere"""
+  rm-doctor --root /scratch/runs     if runs are stored elsewhere"""
 _NOTES = """
 Exit code: 0, or 1 if training cannot work here: a wrong Python; torch or another package missing, too old or
-broken; a folder of runs that cannot be written. A ! marks these lines. Training works without what else is
-missing; it comes with the command that fixes it, too. Tokens and keys are never shown."""
+broken; a folder of runs that cannot be written. A ! marks these lines. Training works without anything else
+that is missing; its line names the command that fixes it, too. Tokens and keys are never shown."""
 
 def doctor_flags(
     argv:list[str], # Arguments of rm-doctor

@@ -60,7 +60,7 @@ def run_program(
     seconds:float=5,    # Time limit
     env=None,           # Its environment
 )->tuple[int|None,str]: # Exit code and what it wrote; None, and why, if it did not start or end
-    "What a program answers"
+    "Run a program and return its output"
     try: p = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, start_new_session=True, env=env)
     except (OSError, ValueError) as e: return None, getattr(e, 'strerror', None) or str(e)
@@ -88,7 +88,7 @@ def failure(
 
 # %% ../../nbs/doctor/01_checks.ipynb #0e48632f
 class Background:
-    "A function that runs in a thread of its own; its value is waited for no longer than it should take"
+    "A function that runs in its own thread; the wait for its value has a time limit"
     def __init__(self, f, *args, seconds=None):
         self.f,self.args,self.deadline,self.outcome = f,args,seconds and time.monotonic()+seconds,None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -192,7 +192,7 @@ def package_row(
 def package_rows(
     needs:list[str], # From `requirements`, without those that have a row of their own
     **how,           # For `package_row`
-)->list[Row]:        # One row for all that are as required, and one for each that is not
+)->list[Row]:        # One row for all that meet the requirements, and one for each that does not
     "The other packages"
     rows = {n:package_row(n, **how) for n in needs}
     bad = {n:r for n,r in rows.items() if r.state != 'found'}
@@ -272,7 +272,7 @@ def memory_row(
     text = f"{left/1e9:.1f} of {total/1e9:.0f} GB free, {cores} core{'s'*(cores != 1)}"
     if left >= least*1e9: return Row('memory', 'found', text)
     return Row('memory', 'wrong', f'{text}; less than {least:g} GB is too little for a real model',
-               'ps aux --sort=-rss | head   # end what is not needed')
+               'ps aux --sort=-rss | head   # end processes that are not needed')
 
 # %% ../../nbs/doctor/01_checks.ipynb #f2a2c8c3
 _TOKEN_VARIABLES = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN')
@@ -326,7 +326,7 @@ def whoami(
     token:str,          # '' without a login
     seconds:float=5,    # Time limit of each part of it
 )->tuple[str,object]:   # 'name' and it; 'status' and its number; 'failed' and why
-    "What the Hub says of a login"
+    "Ask the Hub whose login this is"
     request = Request(f'{address}/api/whoami-v2', headers={'User-Agent':'rm-doctor'})
     if token: request.add_unredirected_header('Authorization', f'Bearer {token}')
     try:

@@ -43,7 +43,7 @@ def _devices(): # Those that torch can use, or why there are none
     return dict(bf16=False, devices=[], why=first_line(warned[0].message) if warned else why)
 
 # %% ../../nbs/doctor/02_doctor.ipynb #940a0062
-def _training(): # One step, as training takes it
+def _training(): # One step, as in training
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
     importlib.import_module(f"rm_nbdev.{COMMANDS['rm-train']}")      # for all that it imports
@@ -182,7 +182,7 @@ def nvidia_facts(
     smi=None,   # nvidia-smi; None: the one on PATH
     bus='/sys/bus/pci/devices',
 )->dict:        # gpus: names; driver, cuda: versions; problem: what nvidia-smi says instead; card: on the bus
-    "What the machine has of NVIDIA, without torch"
+    "NVIDIA cards, driver and CUDA version of the machine, without torch"
     out = dict(gpus=[], driver='', cuda='', problem='', card=_on_bus(bus))
     smi = smi or shutil.which('nvidia-smi')
     if not smi: return out
@@ -205,7 +205,7 @@ def _no_gpu(nvidia): # State, detail and remedy where nvidia-smi names no GPU
     on_cpu = 'training runs on the CPU'
     if nvidia['problem']:
         return ('wrong', f"nvidia-smi: {nvidia['problem']}; {on_cpu}",
-                'sudo modprobe nvidia   # or reinstall the driver; restart after its update')
+                'sudo modprobe nvidia   # or reinstall the driver; restart the machine after updating it')
     if nvidia['card']:
         return ('missing', f'an NVIDIA card without its driver; {on_cpu}',
                 'sudo ubuntu-drivers install   # Debian: sudo apt-get install nvidia-driver')
@@ -214,7 +214,7 @@ def _no_gpu(nvidia): # State, detail and remedy where nvidia-smi names no GPU
 
 def _unseen_gpu(facts, nvidia, env): # The same where torch does not see a GPU that nvidia-smi names
     torch,card = facts.get('torch', {}),f"{', '.join(nvidia['gpus'])} (driver {nvidia['driver']})"
-    if 'error' in torch or not torch: return 'missing', f'{card}; of no use without torch', 'as for torch'
+    if 'error' in torch or not torch: return 'missing', f'{card}; unusable without torch', 'as for torch'
     built,other = torch.get('built'),_install_torch(nvidia['cuda'])
     if not built:
         text = f"torch {torch['version']} is built without CUDA, but this machine has {card}"
@@ -315,7 +315,7 @@ def run_check(
     try: rows = check(*args)
     except Exception as e:
         text = f'the check failed ({type(e).__name__}: {first_line(e)})'
-        rows = Row(name, 'wrong', text, 'rm-doctor   # once more; then report it to the maintainers')
+        rows = Row(name, 'wrong', text, 'rm-doctor   # try again; then report it to the maintainers')
     secrets = own_secrets()
     def clean(text): return redact(''.join(c if c.isprintable() else ' ' for c in text), secrets)
     rows = rows if isinstance(rows, list) else [rows]

@@ -31,7 +31,7 @@ class Pusher:
         private:bool=False,        # Create the repository as a private one
         at_end:bool=False,         # Push only when training has ended
         patience:float=60.,        # Seconds for each part of a push, besides the time to send its bytes
-        first_wait:float=5.,       # Seconds before a failed push is tried again; doubled each time, up to 600
+        first_wait:float=5.,       # Seconds before a failed push is retried; doubled each time, up to 600
         bound:int=64,              # At most this many checkpoints are kept on disk because they wait
         say=say,                   # Called with each message
     ):
@@ -61,7 +61,7 @@ class Pusher:
         self.wake.set()
 
     def skip(self, step:int):
-        "The checkpoint of this step is an extra one, which the schedule does not ask for"
+        "The checkpoint of this step is an extra one, which is not in the schedule"
         self.skipped.add(step)
         self.ledger.set(step, state='skipped', error=None)
 
@@ -86,7 +86,7 @@ class Pusher:
         self.failures = self.failures+1 if error is not None and error.kind == 'later' else 0
         return error
 
-    def _tell(self, error, step): # Each problem once, and when it is over
+    def _tell(self, error, step): # Report each problem once, and its end
         tag = self.ledger.steps[step]['tag']
         if error is None:
             if self.told: self.say(f'Hub: {tag} is pushed; pushing continues')
@@ -97,7 +97,7 @@ class Pusher:
         if problem in self.told: return
         self.told.add(problem)
         if error.kind == 'stop': what = 'no further tries before the end of the run; training continues'
-        else: what = 'training continues, and the push is tried again'
+        else: what = 'training continues, and the push is retried'
         self.say(f'{message}; {what}')
 
     def _work(self): # The thread: note, wait, try
@@ -119,7 +119,7 @@ class Pusher:
         try: self._last_tries()
         except Exception as e: self._odd(e)
 
-    def _odd(self, e): # An unforeseen exception: reported once, and survived
+    def _odd(self, e): # An unexpected exception: reported once; the loop continues
         message = f'Hub: {type(e).__name__}: {scrubbed(e)[:200]}; training continues'
         if message in self.told: return
         self.told.add(message)
@@ -144,7 +144,7 @@ class Pusher:
     def finish(self,
         timeout:float=600., # Seconds for the last tries; 0: none
     )->list[str]:           # Lines to print; none if everything is pushed
-        "Try once more what is not pushed, and list what is left"
+        "Try once more to push what is missing, and list what is still missing"
         try:
             self.until = time.monotonic() + max(0., timeout)
             self.wake.set()
@@ -155,7 +155,7 @@ class Pusher:
         except Exception as e: return [f'Hub: {type(e).__name__}: {scrubbed(e)[:200]}']
 
     def left(self)->list[str]:
-        "What is not pushed, and the command that finishes it"
+        "What is not pushed, and the command that pushes it"
         ledger = self.ledger
         steps = ledger.of('waiting', 'refused', 'failed', 'conflict')
         if not steps: return []
@@ -171,7 +171,7 @@ class PromoteAndTagCallback(TrainerCallback):
         config,               # `Config`
         patience:float=60.,   # Seconds that a part of a push may take
         say=say,              # Called with each message
-        wanted=None,          # Called with a step: was it saved, as the schedule asks? None: always
+        wanted=None,          # Called with a step: is it in the schedule? None: always
         resumed=None,         # Whether the run is resumed; None: if its first step is not 0
     ):
         self.pusher = None
@@ -200,7 +200,7 @@ class PromoteAndTagCallback(TrainerCallback):
         if state.is_world_process_zero and self.wanted(state.global_step): self._safely(_add)
 
     def skip(self, step:int):
-        "Call before an extra checkpoint is saved, which the schedule does not ask for"
+        "Call before an extra checkpoint is saved, one that is not in the schedule"
         self._safely(lambda: self.pusher.skip(step))
 
     def pending_steps(self)->set[int]:

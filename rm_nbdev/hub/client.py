@@ -19,7 +19,7 @@ from .contents import compare, git_hash, loadable_files, model_card, tag_of, tol
 
 # %% ../../nbs/hub/02_client.ipynb #d95fec51
 class HubError(Exception):
-    "A push that did not happen"
+    "A push that failed"
     def __init__(self,
         kind,        # later, stop, conflict or failed; see the table
         message,     # One line, without tokens
@@ -102,7 +102,7 @@ class _Api(HfApi):
             if e.response.status_code != 404: raise
 
 def connect(
-    patience:float=60., # Seconds without a byte after which a connection is given up
+    patience:float=60., # Seconds without a byte after which a connection is closed
 )->HfApi:
     "A client with time limits and without retries of its own"
     def _factory():
@@ -164,7 +164,7 @@ def _new_card(api, job, tree, head): # The README to be committed; None to leave
     same = 'README.md' in tree and tree['README.md'].blob_id == git_hash(card.encode())
     return None if same else card
 
-def _operations(files, differs, card): # Made anew for each try
+def _operations(files, differs, card): # Created from scratch for each attempt
     adds = [CommitOperationAdd(p, str(files[p])) for p in (*differs['missing'], *differs['different'])]
     if card is not None: adds.append(CommitOperationAdd('README.md', card.encode()))
     return adds, [CommitOperationDelete(p, is_folder=False) for p in differs['extra']]
@@ -175,9 +175,9 @@ def commit(
     job:dict,  # repo, folder, title, run, tags, private, patience; best
     tell,      # Called with what comes next and its seconds
 )->dict:       # oid, and the number of files sent
-    "Make the root of a repository a checkpoint; nothing happens if it is that checkpoint already"
+    "Replace the root of a repository with a checkpoint; nothing happens if it already is that checkpoint"
     repo,files,patience = job['repo'],loadable_files(job['folder']),job['patience']
-    tell('looking at main', patience)
+    tell('reading main', patience)
     info = api.model_info(repo)
     if job['private'] and info.private is False:
         raise HubError('stop', f'{repo} is public; make it private in its settings, or choose another')
@@ -203,7 +203,8 @@ def commit(
 def _already_tagged(api, job, oid): # A tag that exists: the same checkpoint, or a conflict
     if differs := check_tag(api, job['repo'], oid, job['folder']):
         where = f"{job['repo']} has a tag {job['tag']}"
-        raise HubError('conflict', f'{where} with other content ({differs}); it is not moved')
+        raise HubError('conflict', f'{where} with other content ({differs}); '
+                       'tags never move: use another revision prefix')
     return dict(oid=oid, sent=0)
 
 def push(
@@ -213,7 +214,7 @@ def push(
 )->dict:       # oid, number of files sent
     "Commit and tag one checkpoint; nothing happens if that is done already"
     repo,tag = job['repo'],job['tag']
-    tell('looking at tags', job['patience'])
+    tell('reading tags', job['patience'])
     there = tags_of(api, repo)
     if there is None:
         tell('creating the repository', job['patience'])
@@ -253,7 +254,7 @@ def look(
 )->dict:       # exists, tags, found: tag -> None if missing, else oid and what differs ('' for nothing)
     "Compare every tag with the disk, by hash; the branch `main` is treated like a tag"
     repo,out = job['repo'],{}
-    tell('looking at tags', job['patience'])
+    tell('reading tags', job['patience'])
     there = tags_of(api, repo)
     if there is None: return dict(exists=False, tags={}, found={})
     for tag,folder in job['folders'].items():
@@ -317,7 +318,7 @@ def _usage(api, job): # What must be fixed before training; '' if nothing
     old = _other_run(tags, job['prefix'])
     if not old or job['resume']: return ''
     few = ', '.join(old[:3]) + (', ...' if len(old) > 3 else '')
-    return (f'{where} has checkpoints of another run already ({few}); tags never move: choose another '
+    return (f'{where} already has checkpoints of another run ({few}); tags never move: choose another '
             '--hub_revision_prefix or --hub_model_id, or resume that run with --resume_from_checkpoint')
 
 def check(
@@ -325,7 +326,7 @@ def check(
     job:dict,  # repo, prefix, private, resume
     tell,      # Called with what comes next and its seconds
 )->dict:       # `usage`: what must be fixed before training; '' if nothing
-    "Check login, permissions, and whether the tags are free"
+    "Check login, permissions, and whether the tags are unused"
     return dict(usage=_usage(api, job))
 
 # %% ../../nbs/hub/02_client.ipynb #a02f9b05

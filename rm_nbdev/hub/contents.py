@@ -43,7 +43,7 @@ def loadable_files(
     templates = sorted(folder.glob('additional_chat_templates/*.jinja'))
     files |= {f'additional_chat_templates/{o.name}':o for o in templates}
     if not any(_like(name, ('*.safetensors', '*.bin', 'v_head.pt')) for name in files):
-        raise UsageError(f'{folder}: contains no weights; an interrupted save leaves such a folder')
+        raise UsageError(f'{folder}: contains no weights (was its save interrupted?); restore or remove it')
     return files
 
 # %% ../../nbs/hub/01_contents.ipynb #3cf8200e
@@ -74,7 +74,7 @@ def compare(
     files:dict,  # Path in the repository -> file on disk
     tree:dict,   # Path in the repository -> `RepoFile`
 )->dict:         # missing, different, extra: lists of paths; all empty where both hold the same files
-    "How a state of the repository differs from a checkpoint"
+    "How a revision of the repository differs from a checkpoint"
     return dict(missing=[p for p in files if p not in tree],
                 different=[p for p,f in files.items() if p in tree and not same_content(f, tree[p])],
                 extra=[p for p in tree if p not in files and not _like(p, KEPT)])
@@ -87,12 +87,12 @@ def told(
     return '; '.join(f'{what}: {few(paths)}' for what,paths in found.items() if paths)
 
 # %% ../../nbs/hub/01_contents.ipynb #42a5830d
-LEDGER = 'pushes.json'   # In a run directory: what became of each checkpoint
+LEDGER = 'pushes.json'   # In a run directory: the state of each checkpoint's push
 
 def read_ledger(
     run,  # Run directory
 )->dict:  # repo, prefix, private, steps (see `rm_nbdev.hub.upload.Ledger`); {} if it is missing or damaged
-    "What a run has on disk about its pushes"
+    "The record of pushes that a run has on disk"
     try: return read_json(Path(run)/LEDGER)
     except UsageError: return {}
 
@@ -107,14 +107,14 @@ def tag_of(
 
 def steps_of(
     run,         # Run directory
-)->list[int]:    # Ascending, without extra checkpoints that the schedule does not ask for
+)->list[int]:    # Ascending, without extra checkpoints that are not in the schedule
     "Steps of a run that belong on the Hub"
     noted = read_ledger(run).get('steps')
     noted = noted if isinstance(noted, dict) else {}
     def is_skipped(v): return isinstance(v, dict) and v.get('state') == 'skipped'
     skipped = {int(k) for k,v in noted.items() if k.isdigit() and is_skipped(v)}
     steps = [s for s in checkpoint_steps(run) if s not in skipped]
-    if not steps: raise UsageError(f'{run}: holds no checkpoint-N folder')
+    if not steps: raise UsageError(f'{run}: holds no checkpoint-N folder; give a run directory')
     return steps
 
 # %% ../../nbs/hub/01_contents.ipynb #45eb434b

@@ -72,10 +72,10 @@ class Worker:
     def ask(self,
         job:dict,               # do, and what the action needs
         within:float=1e9,       # Seconds for all of it
-        tick=lambda: None,      # Called several times a second while waiting; may raise `HubError` to give up
+        tick=lambda: None,      # Called several times a second while waiting; may raise `HubError` to stop
         tell=lambda what: None, # Called with each part as it begins
     )->dict:                    # The action's result
-        "Have a job done"
+        "Run a job in the worker"
         begun = time.monotonic()
         end,limit,phase = begun+within,begun+self.patience+30,'starting'
         try:
@@ -95,7 +95,7 @@ class Worker:
             line = self._last_line()
             self.stop()
             raise HubError('later', f'the process that talks to the Hub ended ({phase}){line}') from None
-        except BaseException:                                    # given up from outside
+        except BaseException:                                    # interrupted by the caller
             self.stop()
             raise
         if 'result' in message: return message['result']
@@ -107,7 +107,7 @@ def backoff(
     first:float=5.,    # Seconds before the second try
     asked=None,        # Seconds that the Hub asks for
 )->float:              # Seconds
-    "Growing waits, spread so that many runs do not come at once"
+    "Increasing waits, spread so that many runs do not retry at once"
     own = min(600., first*2**min(failures-1, 20))*random.uniform(.75, 1.25)
     return max(own, min(asked or 0., 3600.))
 
@@ -117,7 +117,7 @@ def check_hub(
     resuming:bool=False, # Whether a run is resumed, whose tags exist
     within:float=10.,    # Seconds
 )->str:                  # A sentence if the Hub could not be asked; '' if all is well
-    "Login, permissions and free tags, before anything slow begins; `UsageError` for what training cannot fix"
+    "Check login, permissions and tags before anything slow begins; `UsageError` for what must be fixed first"
     if not config.push_to_hub or int(os.environ.get('RANK', 0)): return ''
     worker = Worker(within)
     job = dict(do='check', repo=config.hub_model_id, prefix=config.hub_revision_prefix,
@@ -131,7 +131,7 @@ def check_hub(
 
 # %% ../../nbs/hub/03_upload.ipynb #6cf6e213
 class Ledger:
-    "What became of each checkpoint of a run"
+    "The state of each checkpoint's push"
     def __init__(self,
         run,           # Run directory
         repo:str,      # Repository; the ledger of another one is not read
@@ -145,7 +145,7 @@ class Ledger:
         self.steps = {int(k):v for k,v in (steps or {}).items() if k.isdigit() and isinstance(v, dict)}
 
     def set(self, step, **kw):
-        "Note something about a step; `save` writes it"
+        "Change the entry of a step in memory; `save` writes the file"
         new = dict(folder=f'checkpoint-{step}', state='waiting', tag=tag_of(step, self.prefix),
                    oid=None, tries=0, error=None)
         with self.lock:
@@ -157,14 +157,14 @@ class Ledger:
         with self.lock: return sorted(s for s,v in self.steps.items() if v.get('state') in states)
 
     def save(self):
-        "Write it, if there is something new"
+        "Write the file, if an entry has changed"
         with self.lock:
             if not self.dirty: return
             steps = {str(k):self.steps[k] for k in sorted(self.steps)}
             content = dict(format=1, repo=self.repo, prefix=self.prefix, private=self.private, steps=steps)
             text,self.dirty = json.dumps(content, indent=1),False
         try: write_text(self.path, text)
-        except OSError: self.dirty = True                       # a full disk, say: again at the next note
+        except OSError: self.dirty = True                       # a full disk: retried at the next save
 
     def job(self, step, **kw)->dict:
         "The job that pushes a step"
@@ -174,7 +174,7 @@ class Ledger:
                     folder=str(run/f'checkpoint-{step}'), tag=tags[step], tags=tags) | kw
 
     def command(self)->str:
-        "The command that finishes it"
+        "The command that completes the upload"
         words = ['rm-upload', '--model', str(self.path.parent), '--repo', self.repo]
         if self.prefix: words += ['--revision-prefix', self.prefix]
         return shlex.join(words + ['--private']*self.private)
@@ -200,7 +200,7 @@ class Upload:
     def folder(self, step): return self.run.absolute()/f'checkpoint-{step}'
 
     def ask(self, tell=lambda what: None, **job):
-        "Have a job done, with a few tries"
+        "Run a job in the worker, with a few attempts"
         for n in range(1, self.tries+1):
             try: return self.worker.ask(dict(repo=self.repo) | job, tell=tell)
             except HubError as e:
@@ -220,7 +220,7 @@ class Upload:
         "Compare every tag with the disk"
         return self.ask(do='look', folders={t:str(self.folder(s)) for t,s in self.plan.items()})
 
-    def push_steps(self, found, ledger)->bool: # False if it makes no sense to continue
+    def push_steps(self, found, ledger)->bool: # False if the next steps would fail, too
         "Push the steps that are missing, ascending"
         missing = [t for t in self.steps if found.get(t) is None]
         for i,tag in enumerate(missing, 1):
@@ -362,7 +362,7 @@ def main(
     run,prefix = find_run(flags.model, flags.root),flags.revision_prefix
     if not (prefix or flags.repo or flags.repo_prefix): prefix = read_ledger(run).get('prefix')
     if prefix and not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,63}', prefix):
-        why = 'a tag can begin with letters, digits, and . _ -'
+        why = 'use at most 64 letters, digits and . _ -, and begin with a letter or digit'
         raise UsageError(f'--revision-prefix {prefix!r}: {why}')
     code = upload(run, repository(flags, run), prefix, flags.private, flags.dry_run, flags.verify)
     if code: raise SystemExit(code)

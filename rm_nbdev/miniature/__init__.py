@@ -21,7 +21,7 @@ MINIATURE_PARTS = dict( # Part of the miniature -> what it is about
 def check_parts(
     parts, # Names, or 'all'
 )->list:   # In the order of `MINIATURE_PARTS`
-    "The parts that are meant; `UsageError` for an unknown one"
+    "The selected parts; `UsageError` for an unknown one"
     if odd := [p for p in parts if p not in (*MINIATURE_PARTS, 'all')]:
         raise UsageError(f"{odd[0]!r}: not a part; there are {', '.join(MINIATURE_PARTS)}, and all")
     return [p for p in MINIATURE_PARTS if p in parts or 'all' in parts]
@@ -30,16 +30,16 @@ def check_parts(
 _WHAT = ('Plant a value bias in tiny language models, train reward models from them on preferences '
          'that do not mention it, and find it again.')
 _EXAMPLES = """
-  rm-miniature                        the main part: 3 bases x 10 seeds, some 7 minutes on 2 cores
+  rm-miniature                        the main part: 3 bases x 10 seeds, about 7 minutes on 2 cores
   rm-miniature --seeds 2              a first look, in 2 minutes
-  rm-miniature dose size              other parts; trials that parts share are made once
+  rm-miniature dose size              other parts; trials that parts share run once
   rm-miniature all --workers 8        everything"""
 _PARTS = '\nparts:\n' + ''.join(f'  {k:6} {v}\n'
                                 for k,v in MINIATURE_PARTS.items()) + '  all    all of these\n'
 _FILES = """
 Writes bias.png, results.csv, ranks.csv, heads.csv, commands.sh, and a run directory for each reward model.
-If it is interrupted, rerun the same command to resume; finished trials are kept. Exit code: 0; 1 if a trial
-failed or, with all ten seeds, a criterion is not met; 2 for bad input."""
+If it is interrupted, rerun the same command to resume; finished trials are not repeated. Exit code: 0;
+1 if a trial failed or, with all ten seeds, a criterion is not met; 2 for bad input."""
 
 def miniature_flags(
     argv:list[str], # Words after rm-miniature

@@ -58,11 +58,11 @@ def _gap_panel(ax, end, bases):
 def bias_figure(
     # Columns `COLUMNS` of `rm_nbdev.miniature.experiment`; the main part of it is drawn
     results:pd.DataFrame,
-)->Picture:                # `UsageError` where nothing of the main part is there
+)->Picture:                # `UsageError` without a model of the main part
     "Median rank of both categories against the step, one colour per base; the last gaps with intervals"
     df = main_part(results)
     bases = [b for b in BASES if (df.base == b).any()]
-    if not bases: raise UsageError('results: hold no model of the main part; rm-miniature main makes them')
+    if not bases: raise UsageError('results: no model of the main part; rm-miniature main trains them')
     fig = Picture(figsize=(10.5, 4), layout='constrained')
     axs = fig.subplots(1, 3, width_ratios=[3, 3, 2])
     for ax,category in zip(axs, ('Agency', 'Communion')):
@@ -84,7 +84,7 @@ def _doses(results): # Last gaps with their signed dose, of the seeds that have 
     end = last_gaps(side_gaps(results), method='bt lora', step_size=1)
     between = end.company.between(0, 1, inclusive='neither')
     if not between.any():
-        raise UsageError('results: hold no model of a dose between 0 and 1; rm-miniature dose makes them')
+        raise UsageError('results: no model with a dose between 0 and 1; rm-miniature dose trains them')
     end = end.assign(dose=end.company*end.base.map(dict(agency=1, communion=-1, neutral=0)))
     return end[end.seed.isin(end[between].seed)]
 
@@ -92,7 +92,7 @@ def _side(dose): return 'agency' if dose > 0 else 'communion' if dose < 0 else '
 
 def dose_figure(
     results:pd.DataFrame,  # Columns `COLUMNS`; Bradley-Terry with LoRA on all pairs is drawn
-)->Picture:                # `UsageError` where no dose between 0 and 1 is there
+)->Picture:                # `UsageError` without a dose between 0 and 1
     "The last gap against the planted dose, in places and standardised"
     end = _doses(results)
     fig = Picture(figsize=(9, 3.6), layout='constrained')
@@ -102,7 +102,7 @@ def dose_figure(
         wide = end.pivot(index='dose', columns='seed', values=value)
         ax.plot(wide.index, wide, color=GREY, lw=.7, alpha=.6)
         for dose,row in wide.iterrows(): _draw_mean(ax, dose, row.dropna(), BASE_COLORS[_side(dose)])
-        ax.set_xlabel('planted company (left: of communion words, right: of agency)', fontsize='small')
+        ax.set_xlabel('planted dose (left: of communion words, right: of agency)', fontsize='small')
         ax.set(xticks=wide.index, xticklabels=[f'{abs(d):g}' for d in wide.index])
         ax.set_ylabel(name, fontsize='small')
         ax.grid(alpha=.25)
@@ -141,7 +141,7 @@ def word_states(
 def reward_gaps(
     rewards:np.ndarray,   # Shape (..., questions, words)
     agency:np.ndarray,    # Which words are agency words, bool, shape (words,)
-)->np.ndarray:            # Places that agency stands above communion, shape (...)
+)->np.ndarray:            # Places that agency ranks above communion, shape (...)
     "Gaps of many models at once"
     rank = (-rewards).argsort(-1).argsort(-1) + 1
     return (np.median(rank[...,~agency], -1) - np.median(rank[...,agency], -1)).mean(-1)
@@ -205,7 +205,7 @@ def sign_figure(
     df = main_part(results)
     df = df[df.base != 'neutral']
     if df.empty:
-        raise UsageError('results: hold no model of a base with dose 1; rm-miniature main makes them')
+        raise UsageError('results: no model of a base with dose 1; rm-miniature main trains them')
     t = sign_table(side_gaps(df))
     signs = dict(color=BASE_COLORS['agency'], marker='o', lw=2)
     accuracy = dict(color=GREY, marker='s', ls='--', lw=2)
@@ -225,7 +225,7 @@ def sign_figure(
 KINDS = ('sides', 'side and neutral', 'neutral bases')
 
 def base_pairs(
-    bases,          # (base, company, seed) of each that is there
+    bases,          # (base, company, seed) of each that exists
 )->list:            # (kind, first, second), each of the last two such a triple
     "Which bases are compared"
     there = sorted(set(bases))
@@ -258,7 +258,7 @@ def mwlr_gap(
     second,               # Of the second
     lexicon:pd.DataFrame, # Columns category (Agency, Communion), word
 )->float:                 # Nats; positive where the first base favours agency words more than the second does
-    "MWLR summed over agency words less that over communion words, averaged over questions"
+    "MWLR summed over agency words minus that over communion words, averaged over questions"
     by = class_mwlr(mwlr_table(first, second), lexicon).pivot(index='prompt', columns='category',
                                                               values='sum')
     return float((by.Agency - by.Communion).mean())
@@ -269,9 +269,9 @@ def _base_name(base): return '-'.join(f'{x:g}' if isinstance(x, float) else str(
 def mwlr_pairs(
     results:pd.DataFrame, # Columns `rm_nbdev.miniature.experiment.COLUMNS`
     tables:dict,          # From `write_logprobs`
-# kind, first, second (base-company-seed), mwlr_gap (nats), z_gap (first less second), agree
+# kind, first, second (base-company-seed), mwlr_gap (nats), z_gap (first minus second), agree
 )->pd.DataFrame:
-    "Both gaps of every pair of bases whose reward models are there"
+    "Both gaps of every pair of bases whose reward models exist"
     end = last_gaps(side_gaps(results), method='bt lora', step_size=1)
     z,lexicon = {(r.base, r.company, r.seed): r.z_gap for r in end.itertuples()},read_lexicons('demo')
     read = {b: pd.read_parquet(f) for b,f in tables.items() if b in z}
@@ -298,7 +298,7 @@ def mwlr_gap_figure(
 )->Picture:              # One panel per kind
     "Reward gap against MWLR gap, one point per pair of bases"
     kinds = [k for k in KINDS if (pairs.kind == k).any()]
-    if not kinds: raise UsageError('pairs: hold none; rm-miniature mwlr makes them')
+    if not kinds: raise UsageError('pairs: the table is empty; rm-miniature mwlr computes it')
     same = dict(color=COLORS[2], marker='o', ls='')
     opposite = dict(color=COLORS[1], marker='X', ls='')
     fig = Picture(figsize=(3.4*len(kinds) + .3, 3.4), layout='constrained')

@@ -37,7 +37,7 @@ def trial_words(
     top,             # Folder of the whole experiment
     steps:int=STEPS, # Of pretraining; fewer only to try things out
 )->tuple:            # Words after rm-train, words after rm-values; two lists
-    "What is typed to make a trial"
+    "The arguments of the commands that run a trial"
     method,differ = RECIPES[trial.method]
     run = trial_folder(trial, top)
     own = dict(base_model=base_folder(*trial.origin, Path(top)/'bases', steps),
@@ -55,8 +55,8 @@ def is_made(
     trial:Trial,
     top,             # Folder of the experiment
     steps:int=STEPS, # Of pretraining
-)->bool:             # False, too, where a file of it is damaged
-    "Is a trial there, trained and scored as it would be now?"
+)->bool:             # False also if one of its files is damaged
+    "Is a trial complete, with the arguments that it would get now?"
     run = trial_folder(trial, top)
     try: said,values = read_json(run/'trial.json'),sha256(run/'values/values.parquet')
     except (UsageError, OSError): return False
@@ -67,7 +67,7 @@ def make_trial(
     top,             # Folder of the experiment
     steps:int=STEPS, # Of pretraining
 ):
-    "Train and score one reward model; its base and its pairs are there"
+    "Train and score one reward model; its base and its pairs must exist"
     from rm_nbdev.runs import train
     from rm_nbdev.values import values
     to_train,to_score = trial_words(trial, top, steps)
@@ -102,7 +102,7 @@ def make_bases(
     workers:int=0,   # Processes at a time; 0: one per core
     steps:int=STEPS, # Of pretraining
 )->dict:             # (base, company, seed) of each that failed -> why
-    "Pretrain the bases that are not there"
+    "Pretrain the missing bases"
     bases = {base_folder(*t.origin, Path(top)/'bases', steps): t.origin for t in trials}
     todo = {folder.name: base for folder,base in bases.items() if not has_base(folder)}
     jobs = {name: functools.partial(_make_base, base, str(Path(top)/'bases'), steps)
@@ -116,7 +116,7 @@ def make_trials(
     workers:int=0,   # Processes at a time; 0: one per core
     steps:int=STEPS, # Of pretraining
 )->dict:             # Name of each that failed -> why
-    "Make the trials that are not there, and their bases and pairs"
+    "Run the missing trials, after creating their bases and pairs"
     trials = [t for t in trials if not is_made(t, top, steps)]
     lost = make_bases(trials, top, workers, steps)
     for seed in sorted({t.seed for t in trials}): make_pairs(seed, cache=Path(top)/'pairs', worst=0.)
@@ -131,16 +131,16 @@ def _rank_words(trials, top): # Words after rm-ranks
 
 def make_results(
     top,             # Folder of the experiment
-    trials=None,     # Of `Trial`; None: all that any part has
+    trials=None,     # Of `Trial`; None: those of all parts
     steps:int=STEPS, # Of pretraining
 # Columns `rm_nbdev.miniature.experiment.COLUMNS`; also `ranks.csv` and `results.csv` in the folder
 )->pd.DataFrame:
-    "Rank the words of every trial that is there, by rm-ranks, and put all results into one table"
+    "Rank the words of every complete trial, by rm-ranks, and put all results into one table"
     from rm_nbdev.analysis import report
     top = Path(top)
     there = [t for t in (plan(['all']) if trials is None else trials) if is_made(t, top, steps)]
     if not there:
-        raise UsageError(f'{top}: holds no trial that was made as it would be now; make_trials makes them')
+        raise UsageError(f'{top}: has no complete trial with these settings; run make_trials first')
     (top/'logs').mkdir(parents=True, exist_ok=True)
     with (top/'logs/ranks.log').open('w') as log, contextlib.redirect_stdout(log):
         report.main(_rank_words(there, top))
@@ -154,7 +154,7 @@ def write_commands(
     top,             # Folder of the experiment
     steps:int=STEPS, # Of pretraining
 )->Path:             # A shell script, commands.sh
-    "The same trials as lines that a user may type, once bases and pairs are there"
+    "The same trials as commands that a user may type, once bases and pairs exist"
     lines = ['#!/bin/sh', '# Bases and pairs: rm_nbdev.data.synthetic.make_base and make_pairs', 'set -e']
     for t in trials:
         to_train,to_score = trial_words(t, top, steps)
@@ -165,7 +165,7 @@ def write_commands(
 # %% ../../nbs/miniature/03_miniature.ipynb #7735d0b3
 def _about(trials, top, workers, steps): # What is to be done, and how long that takes
     todo = [t for t in trials if not is_made(t, top, steps)]
-    if not todo: return f'{top}: all {len(trials)} trials are there already'
+    if not todo: return f'{top}: all {len(trials)} trials are complete, nothing to train'
     bases = {t.origin for t in todo}
     missing = sum(not has_base(base_folder(*b, Path(top)/'bases', steps)) for b in bases)
     seconds = (22*missing*steps/STEPS + 12*len(todo))/min(workers, len(todo)) + 20
@@ -234,7 +234,7 @@ def main(
     workers,began = flags.workers or usable_cores(),time.time()
     try: top.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UsageError(f'--output {top}: cannot be made ({e.strerror}); choose another folder') from None
+        raise UsageError(f'--output {top}: cannot be created ({e.strerror}); choose another folder') from None
     print(_about(trials, top, workers, steps), flush=True)
     write_commands(trials, top, steps)
     failed = make_trials(trials, top, workers, steps)

@@ -130,18 +130,18 @@ def check_files(
 def check_architecture(
     base_model:str,              # For the message
     cfg,                         # Its config
-    targets:list[str]=(),        # Layers that shall get an adapter
+    targets:list[str]=(),        # Layers that get an adapter
     trust_remote_code:bool=False,# Run code that comes with the model
     method:str='bt',             # bt: sequence classifier; grm: causal language model
-)->int|None:                     # Longest sequence that its position table can take, None if it has no table
-    "Raise `UsageError` if the architecture cannot carry the method's head, or a target matches no layer"
+)->int|None:                     # Longest sequence that its position table allows, None if it has no table
+    "Raise `UsageError` if the architecture does not support the method's head, or a target matches no layer"
     at,need = f'--base_model {base_model}','a causal language model is needed'
     auto,what = AutoModelForCausalLM,'causal language model'
     if method == 'bt': auto,what = AutoModelForSequenceClassification,'sequence classifier'
     try:
         with torch.device('meta'): model = auto.from_config(cfg, trust_remote_code=trust_remote_code)
     except (ValueError, NotImplementedError) as e:
-        raise UsageError(f'{at}: there is no {what} for {cfg.model_type} ({first_line(e)})') from None
+        raise UsageError(f'{at}: there is no {what} for {cfg.model_type} ({first_line(e)}); {need}') from None
     if method == 'bt' and not isinstance(getattr(model, 'score', None), nn.Linear):
         raise UsageError(f'{at}: {type(model).__name__} has no linear `score` head; {need}')
     if method == 'grm' and (model.get_output_embeddings() is None or _is_encoder(cfg)):
@@ -174,7 +174,7 @@ def seeded(
 
 # %% ../../nbs/models/04_bases.ipynb #d29cd905
 def usable_device(
-    device:str='auto', # cpu, cuda, cuda:1, ...; auto takes a GPU if there is one
+    device:str='auto', # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
 )->str:                # One that can be used here
     "The device to compute on; `UsageError` if it cannot be used"
     if device == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -186,7 +186,7 @@ def usable_device(
 
 @contextlib.contextmanager
 def quiet_loading():
-    "Inside the block libraries print and warn nothing that would mix with results; errors come through"
+    "Inside the block libraries print and warn nothing that would mix with results; errors are raised"
     level,bars = hf_logging.get_verbosity(),hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     if not sys.stderr.isatty(): hf_logging.disable_progress_bar()
@@ -228,10 +228,10 @@ def load_stock(
     return model, set(info['missing_keys']), set(info['unexpected_keys'])
 
 # %% ../../nbs/models/04_bases.ipynb #c2ec5cca
-_NO_OUTPUT_LAYER = ('; a classifier or a reward model has no output layer left: '
-                    'give the language model that it was made from')
+_NO_OUTPUT_LAYER = ('; a classifier or a reward model has no output layer: '
+                    'give the language model that it was trained from')
 
-def _from_pretrained(auto, base_model, attn_implementation, kwargs): # With eager where there is no sdpa
+def _from_pretrained(auto, base_model, attn_implementation, kwargs): # With eager if there is no sdpa
     try: return auto.from_pretrained(base_model, attn_implementation=attn_implementation, **kwargs)
     except ValueError as e:
         if attn_implementation != 'sdpa' or 'scaled_dot_product_attention' not in str(e): raise
@@ -269,7 +269,7 @@ def load_classifier(
 
 # %% ../../nbs/models/04_bases.ipynb #6a21095f
 class _ScaledMask(torch.autograd.Function):
-    "x, where kept, times a scale; of the forward pass only the mask is stored, one byte per value"
+    "x times a scale where the mask keeps it, else 0; only the mask is stored, one byte per value"
     @staticmethod
     def forward(ctx, x, kept, scale):
         ctx.save_for_backward(kept)

@@ -53,7 +53,7 @@ class Layout:
         self.tokens:int = 0                   # Length of the row
         self.at:torch.Tensor|None = None     # Places of the querying tokens, ascending; (queries,). None: all
         self.read:list[list[int]]|None = None # Their positions, by sequence; (sequences, queries). None: all
-        self._made:dict = {}                  # Masks, edges and indices made so far, which all layers use
+        self._made:dict = {}                  # Masks, edges and indices computed so far; all layers use them
         for prefix,branches in groups: self._add_group(prefix, branches)
 
     def _add_group(self, prefix, branches):
@@ -92,7 +92,7 @@ class Layout:
     def reading(self,
         at:torch.Tensor, # Places in the row, ascending, no duplicates; (queries,)
     )->'Layout':         # The same sequences, of which only these tokens query
-        "The layout for a layer of which only some rows are wanted"
+        "The layout for a layer in which only some rows are computed"
         few,where = copy.copy(self),at.cpu().numpy()
         few.at,few.read,few._made = at,[],{}
         edges = np.cumsum([0, *self.chunks])
@@ -107,7 +107,7 @@ class Layout:
         window:int|None, # Sliding window; None: there is none
         device,          # Of the table
     ):                   # 'causal', None (all to all), or a table as from `visible`; (queries, length)
-        "What the queries of a chunk attend to in their sequence; made once for all layers"
+        "What the queries of a chunk attend to in their sequence; computed once for all layers"
         if window and window >= self.length(i): window = None
         if (i,window) not in self._made:
             self._made[i,window] = self._mask(list(self.queries(i)), self.length(i), window, device)
@@ -134,7 +134,7 @@ def mask_table(
 # %% ../../nbs/models/01_packing.ipynb #bc35b4e1
 def pack(
     groups:list[list[list[int]]], # Sequences by group, token ids, each at least one long
-    share:bool=True,              # A prefix that all sequences of a group have stands in the row once
+    share:bool=True,              # A prefix that all sequences of a group have is in the row once
 )->dict:                         # `input_ids`, `position_ids`; (1, tokens). `layout`, sequences in this order
     "Groups of sequences as one row"
     prefixes = [shared_prefix(g) if share else 0 for g in groups]

@@ -29,7 +29,7 @@ from .heads import Learned, entry_logps, learned_in_batch
 class RewardModel(nn.Module):
     "A stock sequence classifier (with or without adapters) read at the last real token"
     method = 'bt'
-    note = ''          # What there is to say about how it was made
+    note = ''          # A sentence about how it was created
     packing_note = ''  # Why it cannot be packed
     def __init__(self,
         model, # `…ForSequenceClassification`, or a `PeftModel` around one
@@ -53,7 +53,7 @@ class RewardModel(nn.Module):
         return 'frozen' if self.method == 'bt' and isinstance(self.head, nn.Sequential) else 'full'
 
     @cached_property
-    def packs(self): # Whether packed rows give its rewards; tried when first asked, and made ready for them
+    def packs(self): # Whether packed rows give its rewards; tried at the first call, which also prepares it
         row,last,self.packing_note = packing_of(self.inner)
         if last: read_last_layer(self.backbone)
         return row
@@ -61,7 +61,7 @@ class RewardModel(nn.Module):
     def score(self,
         states:torch.Tensor, # Hidden states; (n, hidden)
     )->torch.Tensor:         # Rewards, float32; (n,)
-        "What the head makes of hidden states"
+        "The head's rewards for hidden states"
         with torch.autocast(states.device.type, enabled=False):        # full precision, also in bf16 training
             return self.head(states.to(next(self.head.parameters()).dtype)).squeeze(-1)
 
@@ -138,7 +138,7 @@ class GRM(RewardModel):
 
 # %% ../../nbs/models/06_reward_model.ipynb #0b0d8852
 def has_bf16(
-    use_cpu:bool=False, # Asked to stay on the CPU
+    use_cpu:bool=False, # The setting `use_cpu`
 )->bool:                # Whether this machine computes in bfloat16 at speed
     "CUDA devices since Ampere do; on a CPU it would be many times slower than float32"
     if use_cpu or not torch.cuda.is_available(): return False
@@ -152,7 +152,7 @@ def recompute_activations(
     how = dict(use_reentrant=False, context_fn=recompute_as_now(backbone_of(stock)))
     stock.activation_checkpointing_enable(how)
 
-def _save_memory(config, model): # Gradient checkpointing, where asked
+def _save_memory(config, model): # Gradient checkpointing, if requested
     asked = config.gradient_checkpointing or config.activation_checkpointing
     if asked and config.kind != 'frozen': recompute_activations(model)
 
@@ -189,7 +189,7 @@ def base_head(
     there = head_shape(found, at)
     if there != head.shape:
         has,wants = _words(there),_words(head.shape)
-        return f"the base's own value head ({has}) is not used: a new one ({wants}) was asked for"
+        return f"the base's own value head ({has}) is not used: the settings ask for {wants}"
     check_keys(found, head.state_dict(), at)
     head.load_state_dict(found)
     return "starting from the base's own value head" + (f' ({note})' if note else '')
@@ -215,12 +215,12 @@ def make_grm(
     _save_memory(config, lm)
     tied = output is lm.get_input_embeddings().weight
     if config.kind == 'lora': lm = _with_lora(config, lm)
-    elif not config.weight_ratio and not tied: output.requires_grad_(False)    # no text loss: it rests
+    elif not config.weight_ratio and not tied: output.requires_grad_(False)    # no text loss: not trained
     model = GRM(lm, head, reference)
     model.note = note
     return model
 
-def _needs_copy(config): # A reference is asked for, in training, and there are no adapters to switch off
+def _needs_copy(config): # Training uses a reference, and there are no adapters to switch off
     elsewhere = config.reference_free or config.precompute_ref_log_probs
     return config.kind == 'full' and not elsewhere and config.weight_ratio
 
@@ -253,8 +253,8 @@ def save_weights(
     folder,                   # Existing folder
     base_model:str,           # Where the base came from
     tokenizer=None,           # Saved beside it, with its chat template
-    max_length:int|None=None, # Most tokens in training; None: not said
-    overlong:str|None=None,   # What was cut of longer ones, see `fit_pair`
+    max_length:int|None=None, # Maximum number of tokens in training; None: not recorded
+    overlong:str|None=None,   # How longer pairs were cut, see `fit_pair`
 )->Path:                      # The folder
     "Write the loadable files of a checkpoint"
     folder,kind,stock = Path(folder),model.kind,model.inner.config
@@ -325,5 +325,5 @@ def check_hashes(
         why = 'damaged or changed since it was saved (its sha256 is not the one in files.json)'
         raise UsageError(f'{path}: {why}; download it again, or delete files.json if the change was intended')
 
-# The base may have moved, which the first says; rewards do not depend on the second
+# The first changes when the base has moved; rewards do not depend on the second
 _MAY_CHANGE = ('reward_model.json', 'trainer_state.json')

@@ -15,7 +15,7 @@ _EXAMPLES = """
   rm-plot runs/seed-* --output figures/seeds.png  figures/seeds.png and figures/seeds.svg"""
 
 def plot_flags(
-    argv:list[str], # Words after rm-plot
+    argv:list[str], # Arguments of rm-plot
 ):                  # A namespace: `runs` (list of paths, as typed), `output` (path or None)
     "`rm-plot RUN... [flags]`"
     what = ('Draw loss, accuracy and margin over the steps of one run, or of several side by side, '

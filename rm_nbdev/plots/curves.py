@@ -24,7 +24,7 @@ from . import plot_flags
 # %% ../../nbs/plots/01_curves.ipynb #75c323f8
 # Okabe and Ito's colour-blind-safe colours, without yellow
 COLORS = ['#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000']
-GREY = '0.45'   # Chance levels, means over something, legends of no colour
+GREY = '0.45'   # Chance levels, means, legend entries without a colour
 
 class Picture(Figure):
     "A figure without pyplot: it needs no display and is never shown twice; a notebook shows it as a PNG"
@@ -55,7 +55,7 @@ def log2_steps(
 # %% ../../nbs/plots/01_curves.ipynb #efe7a083
 def save_figure(
     fig:Figure,      # Any matplotlib figure
-    stem:str|Path,   # Path without .png and .svg; its folder is made when missing
+    stem:str|Path,   # Path without .png and .svg; its folder is created if missing
 )->list[Path]:       # The two files; `OSError` where they cannot be written
     "Write `stem`.png and `stem`.svg, each complete or not at all"
     stem = Path(stem)
@@ -87,14 +87,14 @@ _PANELS = dict(loss='loss (nats per pair)', accuracy='accuracy (share of pairs r
                margin='margin (mean reward difference)')
 _TEXT_PANELS = dict(reward_loss='pairwise term (nats per pair)', text_loss='text term (nats per pair)',
                     dpo_accuracy='DPO accuracy (share of pairs)', logp='log-probability of a response (nats)')
-_CHANCE = dict(accuracy=.5, margin=0, dpo_accuracy=.5) # What a model that guesses has
+_CHANCE = dict(accuracy=.5, margin=0, dpo_accuracy=.5) # The values of a model that guesses
 
 def _has_text(df:pd.DataFrame)->bool:
     "Did this run learn from text as well as from pairs?"
     return any(c.removeprefix('eval_') in TEXT_METRICS for c in df)
 
 def _panel_lines(panel:str, df:pd.DataFrame)->dict:
-    "Metrics that a panel draws of a run, each with what sets its line apart"
+    "Metrics that a panel draws of a run, each with its own line style"
     if panel=='logp': return dict(logp_chosen={}, logp_rejected=dict(ls='--', mfc='white'))
     # its whole loss is the pairwise term
     if panel=='reward_loss' and not _has_text(df): return dict(loss={})
@@ -189,7 +189,7 @@ def _finite_pairs(chosen, rejected)->tuple:
     return c[finite],r[finite]
 
 def _ranked_right(c, r, left_out:int)->str:
-    "What stands above the histogram"
+    "The line above the histogram"
     share = np.mean((c>r) + .5*(c==r)) if len(c) else math.nan
     note = f'{share:.1%} of {len(c)} pairs ranked right (a tie is a half)'
     return note + (f', {left_out} not finite left out' if left_out else '')
@@ -217,7 +217,7 @@ def reward_histogram(
 
 # %% ../../nbs/plots/01_curves.ipynb #c1440b16
 def in_notebook()->bool: # False in scripts, plain Python and IPython in a terminal
-    "Does a notebook kernel run this?"
+    "Does this code run in a notebook kernel?"
     get = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)
     return getattr(get(), 'kernel', None) is not None
 
@@ -243,8 +243,8 @@ def _stem(runs:list[Path], output:str|None)->Path:
     out = Path(output)
     if out.is_dir(): return out/name
     if out.suffix.lower() in ('.pdf','.jpg','.jpeg','.eps','.gif'):
-        raise UsageError(f"--output {output}: pictures are made as .png and .svg; "
-                         "give a file that ends in one of these, or a folder")
+        raise UsageError(f"--output {output}: pictures are written as .png and .svg; "
+                         "give a file name that ends in one of these, or a folder")
     return out.with_suffix('') if out.suffix.lower() in ('.png','.svg') else out/name
 
 # %% ../../nbs/plots/01_curves.ipynb #d2c839b2

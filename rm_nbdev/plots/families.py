@@ -136,7 +136,7 @@ def agreement_figure(
     k:int|None=None,        # Which top_k and bottom_k; None: the smallest that the table has
     families=None,          # As `read_families` takes them
 )->Picture:                 # A row for the comparison with the first step, one for that with the last
-    "How far each step's ranking is that of the first and of the last; `UsageError` where a column is missing"
+    "How similar each step's ranking is to the first and the last one; `UsageError` where a column is missing"
     df = study_frame(agreement, 'against', 'spearman', 'kendall', what='agreement')
     columns,styles,steps = _columns(df, k),model_styles(df.model, families),df.step.dropna().unique()
     ends = list(dict.fromkeys(df.against))
@@ -274,7 +274,7 @@ def _sized(df, data_size): # The size of each row's training data
     sizes = pd.to_numeric(sizes, errors='coerce').astype(float)
     if not (bad := sizes[~(sizes > 0)]).empty:
         model = df.model[bad.index[0]]
-        raise UsageError(f'data_size: of {model} is {bad.iloc[0]}; give a number of training pairs over 0')
+        raise UsageError(f'data_size: {model} has {bad.iloc[0]}; give a positive number of training pairs')
     return sizes
 
 def short_number(
@@ -310,7 +310,7 @@ def ablation_figure(
     median_ranks:pd.DataFrame,
                                   # `data_size`, `source`, `family` (else by the model's name, or by `base`)
     data_size:dict|None=None,     # Model -> number of training pairs; None: the column `data_size`
-    scale:str='log',              # Size axis: log, linear, or equal (the same room for each)
+    scale:str='log',              # Size axis: log, linear, or equal (equally spaced)
     of=None,                      # As in `rank_figure`
     # As `read_families` takes them; a model that is in none is a family of its own
     families=None,

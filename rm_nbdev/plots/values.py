@@ -113,7 +113,7 @@ def drawable(
     text,                 # A name or a token; anything
     most:int=40,          # Most characters; longer ones lose their middle
     visible:bool=False,   # Show white space: ␣ ⏎ ⇥, and an empty text as ""
-)->str:                   # What matplotlib can draw as it stands
+)->str:                   # What matplotlib can draw without changes
     "A text for a picture: no mathematics, no missing characters, one line"
     text,glyphs = str(text) or '""'*visible,_glyphs()
     chars = [_VISIBLE.get(c, c) if visible or c != ' ' else c for c in text]
@@ -135,7 +135,7 @@ def study_frame(
         known = ', '.join(map(str, table.columns)) or 'none'
         raise UsageError(f"{what}: has no column {', '.join(lacks)}; its columns are {known}")
     if not len(table):
-        raise UsageError(f'{what}: holds no rows, so there is nothing to draw; look at how it was made')
+        raise UsageError(f'{what}: holds no rows, so there is nothing to draw; check how it was created')
     df = table.reset_index(drop=True).copy()
     df['model'] = _as_text(df['model']) if 'model' in df else ''
     df['step'] = pd.to_numeric(df['step'], errors='coerce').astype(float) if 'step' in df else math.nan
@@ -267,7 +267,7 @@ def name_axis(
         ax.figure.set_figheight(ax.figure.get_figheight() + .07*longest*turn/90)
 
 # %% ../../nbs/plots/02_values.ipynb #1091d4cc
-FEW = 6 # Up to so many prompts are drawn one by one, more as a band
+FEW = 6 # Up to this many prompts are drawn one by one, more as a band
 _QUARTILES = (.25, .5, .75)
 
 def _over_prompts(part): # One model and category: median ranks, one row per step and one column per prompt

@@ -177,7 +177,7 @@ def _by_model(df): # (model's name for a sentence, its rows) of each
 
 # %% ../../nbs/plots/04_words.ipynb #aa82ba20
 def _median_text(one, c, last):
-    "One category of one model: where it ends, where it began, where it was farther away"
+    "One category of one model: its last median, its first, and the farthest from the last if that is another"
     steps = one.step.dropna()
     text = f'{c} {_number(last)}'
     if steps.nunique() < 2: return text
@@ -250,7 +250,7 @@ def movers_caption(
 
 # %% ../../nbs/plots/04_words.ipynb #c87b05f8
 def _agreement_text(one, close):
-    "One model: what is left of the first ranking, and since when the last one is there"
+    "One model: what is left of the first ranking, and the step from which the last one is reached"
     by = one.groupby(['against','step']).spearman.mean().unstack('against')
     left = by['first'].dropna() if 'first' in by else []
     text = ''
@@ -261,15 +261,15 @@ def _agreement_text(one, close):
         # steps from which it is never below `close`
         since = last.index[last[::-1].cummin()[::-1].ge(close)]
         if len(since) and since[0] < last.index[-1]:
-            text += f', and from step {int(since[0])} on that with the last is at least {close}'
-        elif len(since): text += f', and before the last step none comes to {close} with the last'
+            text += f', and from step {int(since[0])} on the correlation with the last is at least {close}'
+        elif len(since): text += f', and no earlier step reaches {close} with the last'
     return text or 'no ranking can be compared'
 
 def agreement_caption(
     table:pd.DataFrame,   # From `rm_nbdev.analysis.stability.agreement`
     close:float=.9,       # Spearman's correlation that counts as settled
 )->str:                   # One clause per model
-    "How much of the first ranking is left at the end, and since when the last one is there"
+    "How much of the first ranking is left at the end, and the step from which the last one is reached"
     df = study_frame(table, 'against', 'spearman')
     return _few(f'{m}: {_agreement_text(one, close)}' for m,one in _by_model(df)) + '.'
 

@@ -64,7 +64,7 @@ def _resumed(name, method, words): # Method and flags of a run to resume: its ow
 def run_config(
     argv:list[str], # Words of the command line, the name first
 )->Config:          # Settings, `output_dir` among them; `UsageError` for a bad name, method or flag
-    "What `rm-run NAME [METHOD] [flags]` asks for"
+    "The settings that `rm-run NAME [METHOD] [flags]` trains with"
     name,words,method = _run_name(argv),list(argv[1:]),None
     if words and not words[0].startswith('-'): method,*words = words
     if '--resume' in words: method,words = _resumed(name, method, [o for o in words if o != '--resume'])
@@ -102,7 +102,7 @@ def run_flags(
 
 # %% ../../nbs/runs/00_commands.ipynb #7f860896
 BATCH_FORMATS = ('csv', 'parquet', 'jsonl')
-TOKENS = ('ids', 'text', 'counts')  # What rm-batches lists of tokens, beside their number
+TOKENS = ('ids', 'text', 'counts')  # How rm-batches lists tokens, besides their number
 
 _BATCHES_EXAMPLES = """
   rm-batches runs/demo --steps 8:16                              CSV to the terminal, or into a pipe
@@ -111,8 +111,9 @@ _BATCHES_EXAMPLES = """
   rm-batches runs/demo --steps 512:1024 --output seen.csv --tokens counts"""
 
 _BATCHES_NOTES = """
-one row per pair; columns: step, place in the step, pair (position in the training set), file, row and id
-of the source, margin, numbers of tokens, token ids; as recorded while the run trained, resumed or not
+one row per pair; columns: step, place (position in the step), pair (position in the training set), file,
+row and id of the source, margin, numbers of tokens, token ids; as recorded during training, also in
+resumed runs
 
 which steps:
   --steps 512:1024    steps 513 to 1024: AFTER 512, up to AND INCLUDING 1024;
@@ -136,8 +137,8 @@ def batches_flags(
     p.add_argument('--output', metavar='FILE',
                    help='write a file ending in .csv, .parquet or .jsonl (default: CSV to standard output)')
     p.add_argument('--format', choices=BATCH_FORMATS,
-                   help='format, where the ending of --output does not say it')
+                   help='format, if the ending of --output does not determine it')
     p.add_argument('--tokens', choices=TOKENS, default='ids',
                    help='ids: columns chosen_ids, rejected_ids; text: chosen_text, rejected_text instead, '
-                        'by the tokenizer of a checkpoint; counts: neither')
+                        'decoded with the tokenizer of a checkpoint; counts: neither')
     return p.parse_args(argv)

@@ -56,7 +56,7 @@ _LISTS = ('chosen_ids', 'rejected_tail')
 def _damage(path): # Errors of pyarrow on a file, as ours
     try: yield
     except (OSError, pa.ArrowException, IndexError, ValueError) as e:
-        raise UsageError(f'{path}: damaged ({first_line(e)})') from None
+        raise UsageError(f'{path}: damaged ({first_line(e)}); restore it from a copy') from None
 
 # %% ../../nbs/runs/03_batches.ipynb #56a107ec
 class RecordedPairs:
@@ -129,7 +129,7 @@ def _positions(run, first, last, n): # Step, place and pair of each row of the l
     for step,_,at in read_seen(run, first, last):
         if at and max(at) >= n:
             raise UsageError(f"{Path(run)/'seen.jsonl'}: step {step} consumed pair {max(at)}, but "
-                             f"{Path(run)/'pairs.parquet'} holds {n}; the two are not of one run")
+                             f"{Path(run)/'pairs.parquet'} holds {n}; they are not from the same run")
         steps.append(np.full(len(at), step))
         places.append(np.arange(len(at)))
         pairs.append(np.array(at, int))
@@ -167,7 +167,7 @@ def iter_batches(
     steps=None,        # As for `parse_steps`
     tokens:str='ids',  # 'ids': token ids; 'text': decoded; 'counts': neither
 ):                     # Yields `pyarrow.Table`s of at most `ROWS` rows
-    "What each step consumed, in order, a part at a time; `UsageError` at once for what cannot be listed"
+    "What each step consumed, in order, in parts; `UsageError` at once for what cannot be listed"
     if tokens not in TOKENS: raise UsageError(f"--tokens {tokens}: not one of {', '.join(TOKENS)}")
     first,last = parse_steps(steps, seen_spans(run), run)
     pairs = RecordedPairs(run)
@@ -180,7 +180,7 @@ def read_batches(
     steps=None,        # 'a:b' or (a, b): steps after a, up to and including b; ':b', 'a:', 's'; None: all
     tokens:str='ids',  # 'ids': token ids; 'text': decoded; 'counts': neither
 )->pd.DataFrame:       # One row per pair, in the order in which training consumed them
-    "The pairs that each step of a run consumed; everything asked for is held in memory"
+    "The pairs that each step of a run consumed; the whole listing is held in memory"
     tables = list(iter_batches(run, steps, tokens))
     return pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame()
 
@@ -228,8 +228,8 @@ def write_batches(
     output=None,          # File to write; None: standard output
     format:str|None=None, # csv, parquet or jsonl; None: as `output` ends, csv without one
     tokens:str='ids',     # As for `read_batches`
-)->dict:                  # Counts: first and last step, pairs listed, different pairs
-    "List the pairs that each step consumed; a file is there whole or not at all"
+)->dict:                  # Counts: first and last step, pairs listed, distinct pairs
+    "List the pairs that each step consumed; a file is written completely or not at all"
     output,format = _output(run, output, format)
     tables = iter_batches(run, steps, tokens)
     table,n,distinct = next(tables),0,set()
@@ -246,19 +246,19 @@ def write_batches(
 def _output(run, output, format): # The file and its format
     if output is None:
         if format != 'parquet': return None, format or 'csv'
-        raise UsageError('--format parquet: does not go to the terminal; name a file with '
+        raise UsageError('--format parquet: cannot be written to the terminal; name a file with '
                          '--output FILE.parquet')
     path,said = Path(output).expanduser(),f'--output {output}'
     if path.is_dir(): raise UsageError(f'{said}: is a folder; name a file')
     ending = path.suffix.lower().lstrip('.').replace('ndjson', 'jsonl')
     format = format or ending
     if format not in FORMATS:
-        raise UsageError(f"{said}: ends in none of .{', .'.join(FORMATS)}; say which with --format")
+        raise UsageError(f"{said}: ends in none of .{', .'.join(FORMATS)}; choose one with --format")
     if ending in FORMATS and ending != format:
         raise UsageError(f'{said} --format {format}: ending and format contradict each other; give one')
-    if not path.parent.is_dir(): raise UsageError(f'{said}: {path.parent} is not a folder; make it first')
+    if not path.parent.is_dir(): raise UsageError(f'{said}: {path.parent} is not a folder; create it first')
     if not os.access(path.parent, os.W_OK):
-        raise UsageError(f'{said}: {path.parent} cannot be written; choose another folder')
+        raise UsageError(f'{said}: {path.parent} is not writable; choose another folder')
     record = {(Path(run)/n).resolve() for n in ('pairs.parquet', 'seen.jsonl', 'metrics.jsonl')}
     if path.resolve() in record:
         raise UsageError(f'{said}: is the record of the run itself; choose another name')
@@ -269,7 +269,7 @@ def _summary(counts, where): # One line
     first,last = counts['first'],counts['last']
     steps = f'steps {first} to {last} (after checkpoint-{first-1}, up to and including step {last})'
     if first == last: steps = f'step {first}'
-    return f"{steps}: {counts['pairs']} pairs, {counts['distinct']} of them different -> {where}"
+    return f"{steps}: {counts['pairs']} pairs, {counts['distinct']} of them distinct -> {where}"
 
 @command('rm-batches', batches_flags)
 def main(
@@ -279,7 +279,7 @@ def main(
     output = flags.output
     if output is None and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8')
     try: counts = write_batches(flags.run, flags.steps, output, flags.format, flags.tokens)
-    except BrokenPipeError:                                        # `rm-batches RUN | head` has seen enough
+    except BrokenPipeError:                                    # `rm-batches RUN | head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     print(_summary(counts, output or 'standard output'), file=sys.stdout if output else sys.stderr)

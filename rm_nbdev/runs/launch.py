@@ -32,7 +32,7 @@ def wanted(
 # %% ../../nbs/runs/02_launch.ipynb #95c3eeb6
 _CAUSES = ('rm-train: ', 'RuntimeError', 'torch.OutOfMemoryError', 'ValueError')  # Beginnings of lines
 
-def _hand_on(torchrun, n): # A signal to the ranks: torchrun itself would end them at once
+def _hand_on(torchrun, n): # Pass a signal on to the ranks; torchrun itself would end them at once
     with contextlib.suppress(psutil.Error):
         for p in psutil.Process(torchrun.pid).children(): p.send_signal(n)
 
@@ -52,8 +52,8 @@ def in_processes(
     config:Config,                   # Settings
     n:int,                           # Processes on this machine
     module:str='rm_nbdev.runs.train',# What each of them runs, with the words of the command line
-)->Run:                              # What they left; without the model, which was theirs
-    "Train in `n` processes under torchrun, their lines on standard output; `RuntimeError` if one fails"
+)->Run:                              # The run that they wrote; model and tokenizer are None
+    "Train in `n` processes under torchrun and print their output; `RuntimeError` if one fails"
     with tempfile.TemporaryDirectory() as d, Preemption(config.grace_seconds) as stop:
         save_config(config, Path(d)/'config.yaml')
         code,last = _torchrun(['--standalone', '--nproc_per_node', str(n), '-m', module, config.method,
@@ -62,7 +62,7 @@ def in_processes(
     manifest,status = read_json(run/'manifest.json'),STOPPED.get(stop.signal)
     if code and not (status and manifest.get('status') == status):
         why = next((l.strip() for l in last if l.startswith(_CAUSES)), f'torchrun ended with {code}')
-        raise RuntimeError(f'a process of the training failed, its lines are above: {why}')
+        raise RuntimeError(f'a training process failed, its output is above: {why}')
     return Run(run, None, None, read_rewards(run), manifest, SIGNALS[stop.signal] if status else 0)
 
 # %% ../../nbs/runs/02_launch.ipynb #9dbff7f3
@@ -81,11 +81,11 @@ def launch(
 def notebook_config(
     namespace:dict, # `globals()` of the notebook after the parameters cell
     before:set,     # Its names before that cell
-)->Config:          # The settings; `UsageError` for a name that is no setting
+)->Config:          # The settings; `UsageError` for a name that is not a setting
     "Settings from a notebook's parameters"
     given = {k:v for k,v in namespace.items() if k not in before and not k.startswith('_')}
     if tokens := [k for k in SECRETS if given.get(k)]:
-        raise UsageError(f'{tokens[0]}: a token must not stand in a notebook; set the environment variable '
+        raise UsageError(f'{tokens[0]}: a token must not be in a notebook; set the environment variable '
                          'HF_TOKEN and delete this notebook')
     method = given.pop('method', 'bt')
     return Config(method, **changed(given, method if method in METHODS else 'bt'))
@@ -116,7 +116,7 @@ class Follow:
     ): self.path,self.at,self.began,self.stop = Path(run)/'metrics.jsonl',0,time.time(),threading.Event()
 
     def show(self):
-        "Print what has come since the last call; half a line waits for its end"
+        "Print the events written since the last call; an incomplete line is left for the next call"
         if not self.path.is_file(): return
         if self.path.stat().st_size < self.at: self.at = 0
         with self.path.open('rb') as f:
@@ -153,7 +153,7 @@ def _execute(config, run, part): # Executes the notebook into the file `part`
             progress_bar=False, autosave_cell_every=30,
             extra_arguments=['--IPKernelApp.log_level=40'])            # without its advice on encryption
 
-def _tidy(part, path): # papermill notes where the notebook lay on this machine; no reader needs it
+def _tidy(part, path): # papermill stores the notebook's path on this machine; no reader needs it
     nb = nbformat.read(part, 4)
     for k in ('input_path', 'output_path'): nb.metadata.get('papermill', {}).pop(k, None)
     write_text(path, nbformat.writes(nb))
@@ -162,14 +162,14 @@ def _tidy(part, path): # papermill notes where the notebook lay on this machine;
 def execute_run(
     config:Config, # Settings; the executed notebook goes into its `output_dir`
 )->Path:           # The executed notebook
-    "Execute the training notebook with these settings; it is named when it ends, with or without an error"
+    "Execute the training notebook; it gets its final name when it ends, with or without an error"
     logging.getLogger('papermill').setLevel(logging.ERROR)  # it warns about flags that are not in the cell
     run = Path(config.output_dir)
     run.mkdir(parents=True, exist_ok=True)
     part,to,failed = (run/f'train{o}.ipynb' for o in ('.running', '', '.failed'))
     def written(): return p.stat().st_mtime_ns if (p := run/'manifest.json').is_file() else None
     before = written()
-    def untouched(): return before and written() == before             # the run that is there, by this start
+    def untouched(): return before and written() == before        # nothing in an existing run was changed
     try: _execute(config, run, part)
     except KeyboardInterrupt:
         if untouched(): part.unlink(missing_ok=True)
@@ -190,7 +190,7 @@ def _failure(run, error): # What went wrong, in one line, and the notebook that 
     there = [p for o in ('train.ipynb', 'train.failed.ipynb') if (p := Path(run)/o).is_file()]
     return f'rm-run: {max(there, key=lambda p: p.stat().st_mtime_ns)} holds the error: {why}'
 
-def _executed(config, stop): # The notebook, and the exit code that the run deserves
+def _executed(config, stop): # The notebook, and the exit code of the command
     from papermill.exceptions import PapermillExecutionError
     run,stop.waits = config.output_dir,True
     try: notebook = execute_run(config)
@@ -200,7 +200,7 @@ def _executed(config, stop): # The notebook, and the exit code that the run dese
         if not stop.signal:
             print(_failure(run, e), file=sys.stderr)
             raise SystemExit(1)
-        if not marked(run): mark(run, stop.signal, 0)              # it came before there was a step to finish
+        if not marked(run): mark(run, stop.signal, 0)              # the signal came before the first step
         print(f'rm-run: {run}: stopped by {stop.signal.name} before the first step; '
               'rerun the same command to start it', file=sys.stderr)
         raise SystemExit(stop.code)
@@ -217,7 +217,7 @@ def main(
     check_output(config)
     run,again = Path(config.output_dir),config.overwrite_output_dir or config.resume_from_checkpoint
     if (run/'train.ipynb').exists() and not (again or marked(run)):
-        raise UsageError(f'{config.output_dir}: holds a run already; choose another name, '
+        raise UsageError(f'{config.output_dir}: already holds a run; choose another name, '
                          'or --overwrite_output_dir True to replace it')
     with Preemption(config.grace_seconds, tell=hand_on) as stop:
         if os.environ.get('RM_RUN_ERRORS') != 'notebook':

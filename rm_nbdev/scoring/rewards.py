@@ -24,7 +24,7 @@ from ..models.reward_model import RewardModel
 # %% ../../nbs/scoring/01_rewards.ipynb #bcc46a66
 @torch.no_grad()
 def score_ids(
-    model:RewardModel,    # Reward model; its mode is left as it was
+    model:RewardModel,    # Reward model; its mode (training or evaluation) is restored
     seqs:list[list[int]], # Token ids of whole conversations
     pad_id:int,           # Pad token id
     batch_size:int=8,     # Sequences in one forward pass
@@ -68,12 +68,12 @@ def _row_rewards(model, seqs, device): # seqs: groups of token id lists, one row
 
 @torch.no_grad()
 def score_groups(
-    model:RewardModel,                # Reward model; its mode is left as it was
+    model:RewardModel,                # Reward model; its mode (training or evaluation) is restored
     groups:list[list[list[int]]],     # Token ids of whole conversations, those of one prompt in a group
-    batch_tokens:int=8192,            # Most tokens in one forward pass (one sequence may be longer)
-    progress:bool=False,              # Show a bar
+    batch_tokens:int=8192,            # Maximum tokens in one forward pass (one sequence may exceed it)
+    progress:bool=False,              # Show a progress bar
 )->list[torch.Tensor]:                # Rewards, group by group, on the CPU
-    "Rewards of groups of token sequences; what a group has in common is computed once"
+    "Rewards of groups of token sequences; the prefix that a group shares is computed once"
     training,device = model.training,next(model.parameters()).device
     out = [torch.empty(len(g)) for g in groups]
     bar = tqdm(total=sum(map(len, groups)), desc='scoring', disable=not progress)
@@ -101,15 +101,16 @@ def _to_ids(prompts, responses, tokenizer): # Groups of token ids, a group per p
     if all(map(_is_ids, prompts)) and all(_is_ids(r) for rs in responses for r in rs):
         groups = [[[*p, *r] for r in rs] for p,rs in zip(prompts, responses)]
     elif tokenizer is None:
-        raise UsageError('score: text needs the tokenizer of the model; give tokenizer=, '
-                         'as load_reward_model returns it')
+        raise UsageError('score: prompts or responses that are text need a tokenizer; give tokenizer=, '
+                         'the one that load_reward_model returns')
     else:
         def text(p, r): return tokenizer.apply_chat_template(_conversation(p, r), tokenize=False)
         texts = [[text(p, r) for r in rs] for p,rs in zip(prompts, responses)]
         flat = iter(encode_texts(tokenizer, [t for ts in texts for t in ts]))
         groups = [[next(flat) for _ in ts] for ts in texts]
     for i,group in enumerate(groups):
-        if not all(group): raise UsageError(f'score: prompt {i}: prompt and response together have no token')
+        if all(group): continue
+        raise UsageError(f'score: prompt {i}: prompt and response together have no tokens; give some text')
     return groups
 
 # %% ../../nbs/scoring/01_rewards.ipynb #e4e9306e
@@ -121,14 +122,14 @@ def _check_responses(prompts, responses): # Whether each prompt has a single res
     def is_list(r): return isinstance(r, (list, tuple)) and not _is_one(r) and all(map(_is_one, r))
     for i,r in enumerate(responses):
         if _is_one(r) if single else is_list(r): continue
-        raise UsageError(f'score: the responses to prompt {i} are {r!r:.60}; give each prompt one response, '
-                         'or each a list of responses, text or token ids, none of them empty ids')
+        raise UsageError(f'score: the responses to prompt {i} are {r!r:.60}; give each prompt one '
+                         'response, or each a list of responses, as text or as token ids (not empty)')
     return single
 
 def alike(
     keys,              # Hashable values
 )->list[list[int]]:    # Indices of equal keys, by first appearance
-    "What belongs together: responses to one prompt, say"
+    "Group equal keys, such as the prompts of several responses"
     places = {}
     for i,k in enumerate(keys): places.setdefault(k, []).append(i)
     return list(places.values())
@@ -139,8 +140,8 @@ def score(
     prompts:list,          # Questions (text), conversations (message lists) or token ids
     responses:list,        # Of each prompt: a list of responses, or a single one; text or token ids
     tokenizer=None,        # Needed for text
-    batch_tokens:int=8192, # Most tokens in one forward pass
-    progress:bool=False,   # Show a bar
+    batch_tokens:int=8192, # Maximum tokens in one forward pass
+    progress:bool=False,   # Show a progress bar
 ):                         # Rewards on the CPU: one tensor per prompt; for single responses one tensor
     "Rewards of responses, each prompt computed once"
     if not _check_responses(prompts, responses):
@@ -184,7 +185,7 @@ def conversation_ids(
     return [pair and pair[0] for pair in pair_ids(twice, tokenizer, max_length, overlong)]
 
 # %% ../../nbs/scoring/01_rewards.ipynb #27e99728
-NO_TOKEN = 'the tokenizer makes no token of it'
+NO_TOKEN = 'the tokenizer returns no tokens for it'
 
 def refusal(
     tokenizer,      # Tokenizer with a chat template
@@ -192,8 +193,8 @@ def refusal(
 )->str:             # '' if nothing
     "Why a chat template rejects a conversation"
     try: text = render(tokenizer, messages)[1]
-    except Exception as e: return f'the chat template refuses it ({first_line(e)})'
-    return '' if text else 'the chat template writes nothing of it'
+    except Exception as e: return f'the chat template rejects it ({first_line(e)})'
+    return '' if text else 'the chat template renders it as an empty text'
 
 # %% ../../nbs/scoring/01_rewards.ipynb #32c0feb0
 def position_limit(
@@ -215,10 +216,10 @@ def too_long(
             f'cut it with max_length {limit} and overlong truncate_right')
 
 def group_rewards(
-    model,                 # Reward model; its mode is left as it was
+    model,                 # Reward model; its mode (training or evaluation) is restored
     groups:list,           # Token ids of conversations, those that share a prompt in a group
-    batch_tokens:int=8192, # Most tokens in one forward pass (one conversation may be longer)
-    progress:bool=False,   # Show a bar
+    batch_tokens:int=8192, # Maximum tokens in one forward pass (one conversation may exceed it)
+    progress:bool=False,   # Show a progress bar
 )->list[torch.Tensor]:     # Rewards, group by group, on the CPU
     "Rewards of groups of token sequences"
     limit = steady_length(model.config)
@@ -246,9 +247,9 @@ class RewardFunction(namedtuple('RewardFunction', 'model tokenizer')):
     def __new__(cls,
         model,                         # `RewardModel` in evaluation mode
         tokenizer,                     # Its tokenizer, with a chat template
-        max_length:int|None=None,      # Most tokens of a conversation; None: nothing is cut
+        max_length:int|None=None,      # Maximum tokens of a conversation; None: nothing is cut
         overlong:str='truncate_prompt',# How longer ones are cut, see `fit_pair`; 'drop' leaves them whole
-        batch_tokens:int=8192,         # Most tokens in one forward pass
+        batch_tokens:int=8192,         # Maximum tokens in one forward pass
     ):
         self = super().__new__(cls, model, tokenizer)
         self.max_length,self.overlong,self.batch_tokens = max_length,overlong,batch_tokens
@@ -273,8 +274,8 @@ class RewardFunction(namedtuple('RewardFunction', 'model tokenizer')):
         if _is_conversation(conversations): return self.reward([conversations])[0].item()
         if isinstance(conversations, (str, dict)):
             example = '[dict(role="user", content=...), dict(role="assistant", content=...)]'
-            raise UsageError(f'reward: {conversations!r:.60} is no conversation; '
-                             f'give messages, as {example}, or a list of such lists')
+            raise UsageError(f'reward: {conversations!r:.60} is not a conversation; '
+                             f'give messages such as {example}, or a list of such lists')
         chats = [_checked(c, f'conversation {i}') for i,c in enumerate(conversations)]
         ids,out = self._ids(chats),torch.empty(len(chats))
         same = alike(json.dumps(c[:-1]) for c in chats)

@@ -124,7 +124,7 @@ class Contents:
     "What a file of rows holds"
     rows:int                  # Their number
     columns:list              # Names in the order in which they appear
-    schema:'pa.Schema|None'   # Types, if they were asked for
+    schema:'pa.Schema|None'   # Types, if requested
 
 # %% ../../nbs/scoring/03_row_files.ipynb #827a8bfc
 def _with_types(schema, rows, place): # A schema that also fits these rows
@@ -133,7 +133,7 @@ def _with_types(schema, rows, place): # A schema that also fits these rows
         new = pa.schema([(k, pa.array([r.get(k) for r in rows]).type) for k in names])
         return pa.unify_schemas([schema, new], promote_options='permissive') if schema else new
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as e:
-        why = f'a column has values that fit no one type of a parquet file ({first_line(e)})'
+        why = f'a column has values of types that a parquet column cannot combine ({first_line(e)})'
         raise UsageError(f'{place}: {why}; write .jsonl instead') from None
 
 def survey(
@@ -152,13 +152,13 @@ def survey(
             if check: check(row)
         for v in values: columns.update(dict.fromkeys(v))
         if typed and not known and values: schema = _with_types(schema, values, source.place)
-    if not n: raise UsageError(f'{source.place}: holds no rows')
+    if not n: raise UsageError(f'{source.place}: holds no rows; at least one was expected')
     return Contents(n, list(columns), schema if typed else None)
 
 # %% ../../nbs/scoring/03_row_files.ipynb #2af50291
 def _json(v, **kw): # Text of a value; what JSON does not know (dates, decimals) as text
     try: return json.dumps(v, ensure_ascii=False, default=str, **kw).encode().decode()
-    except UnicodeEncodeError: return json.dumps(v, default=str, **kw)  # half a character, which JSON escapes
+    except UnicodeEncodeError: return json.dumps(v, default=str, **kw)  # an unpaired surrogate: escaped
 
 def _cell(v): # Text of a value in CSV
     if v is None: return ''

@@ -60,7 +60,7 @@ def row_shape(
         if set(shape) <= set(columns): return shape
     found,known = ', '.join(map(str, columns)) or '(none)','; '.join(', '.join(s) for s in SHAPES)
     raise UsageError(f'{place}: no known shape in its columns {found}. Known: {known}. '
-                     'Rename the columns to one of these')
+                     'Rename the columns to one of these sets')
 
 # %% ../../nbs/scoring/04_score.ipynb #6841a93b
 _LISTS,_EITHER = ('messages', 'conv_A', 'conv_B'),('prompt', 'response', 'chosen', 'rejected')
@@ -150,7 +150,7 @@ def look_at(
     skip_bad_rows:bool=False, # Bad rows get no reward instead of stopping
     overwrite:bool=False,     # Replace rewards of the input
 )->tuple[Contents,tuple]:     # What the file contains, and its shape
-    "Check all rows before anything slow begins; `UsageError` for the first that is broken"
+    "Check all rows before anything slow begins; `UsageError` for the first bad row"
     def readable(row):
         if isinstance(row.value, BadRow): raise _bad_row(source.place, row, row.value)
     def usable(row):
@@ -166,7 +166,7 @@ def look_at(
     contents = survey(source, typed, usable)
     taken = [c for c in _columns(shape) if c in contents.columns]
     if taken and not overwrite:
-        raise UsageError(f'{source.place}: has a column {taken[0]} already; '
+        raise UsageError(f'{source.place}: already has a column {taken[0]}; '
                          'rename it, or replace its values with --overwrite True')
     return contents, shape
 
@@ -244,6 +244,6 @@ def main(
         with open_output(flags.output, kind, columns, schema, Path(d)) as write:
             done = score_file(rm, source, there, shape, write, flags.skip_bad_rows)
     by = folder if folder.name.startswith('checkpoint-') else flags.checkpoint
-    to = '' if flags.output == '-' else f', in {flags.output}'
+    to = '' if flags.output == '-' else f', written to {flags.output}'
     beside = sys.stderr if flags.output in ('-', '/dev/stdout') else sys.stdout     # not among the rows
-    print(f'{done}, by {by}{to}', file=beside, flush=True)
+    print(f'{done}, scored by {by}{to}', file=beside, flush=True)

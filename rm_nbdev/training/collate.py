@@ -119,7 +119,7 @@ def pair_rewards(
 def by_tokens(
     rows:list[dict], # Pairs of an optimizer step
     collate,         # Collator, which says what pairs cost
-    budget:int,      # Most tokens in a micro-batch
+    budget:int,      # Maximum number of tokens in a micro-batch
 )->list[list[dict]]: # Micro-batches
     "Pairs put into micro-batches of at most `budget` tokens (first fit, longest first)"
     bins = []
@@ -134,7 +134,7 @@ def saved_bytes(
     f,           # Computes something, returns it
     model,       # Its parameters are not counted: they exist anyway
 )->int:          # Bytes
-    "What autograd keeps for the backward pass of `f()`"
+    "What autograd stores for the backward pass of `f()`"
     own,seen = {p.untyped_storage().data_ptr() for p in model.parameters()},{}
     def note(tensor):
         storage = tensor.untyped_storage()
@@ -147,7 +147,7 @@ def saved_bytes(
     return total
 
 # %% ../../nbs/training/01_collate.ipynb #6c2c8c1c
-def _probe(model, objective, collate, n, token): # Bytes kept for a pair of 2n tokens, nothing shared
+def _probe(model, objective, collate, n, token): # Bytes stored for a pair of 2n tokens, nothing shared
     row = dict(chosen_ids=[token]+[token]*(n-1), rejected_ids=[token+1]+[token]*(n-1), margin=1.,
                chosen_spans=[n//2, n], rejected_spans=[n//2, n], ref_chosen=0., ref_rejected=0.)
     device = next(model.parameters()).device
@@ -159,7 +159,7 @@ def activation_cost(
     objective,   # From `make_objective`
     collate,     # Its collator
 )->tuple[float,float]: # Bytes per token, and per squared length of a sequence
-    "What a batch keeps for the backward pass, from two probes"
+    "What a batch stores for the backward pass, from two probes"
     n = min(32, (position_limit(model) or 128)//4)                         # a position table may be short
     with torch.random.fork_rng(): small,large = (_probe(model, objective, collate, k, 3) for k in (n, 4*n))
     # a·2n + b·2n² = small and a·8n + b·32n² = large: the second minus four times the first leaves b
@@ -224,7 +224,7 @@ def plan_memory(
     collate,    # Its collator
     ds,         # Tokenized pairs
 )->MemoryPlan:
-    "Whether gradient checkpointing is needed; a flag that was given decides by itself"
+    "Whether gradient checkpointing is needed; if the flag is given, it decides"
     asked = config.gradient_checkpointing or config.activation_checkpointing
     if asked or config.gradient_checkpointing is False or config.kind == 'frozen':
         return MemoryPlan(float('nan'), float('nan'), bool(asked) and config.kind != 'frozen')

@@ -98,7 +98,7 @@ def labelsmooth_loss(
     chosen:Tensor,             # Rewards of the chosen responses, shape (n,)
     rejected:Tensor,           # Rewards of the rejected responses, shape (n,)
     margin:Tensor|None=None,   # Not used
-    weight_ratio:float=0.1,    # Share of labels taken to be flipped, in [0, 1]
+    weight_ratio:float=0.1,    # Share of labels assumed to be flipped, in [0, 1]
 )->Tensor:                     # Scalar, nats per pair
     "Bradley-Terry that expects a share of the labels to be flipped"
     d = reward_difference(chosen, rejected)
@@ -176,8 +176,8 @@ def text_loss(
 def text_metrics(
     chosen,            # Log-probabilities of the chosen responses, shape (n,)
     rejected=None,     # Of the rejected ones, where they are known
-    ref_chosen=0.,     # The same under the reference, if it counts
-    ref_rejected=0.,   # The same under the reference, if it counts
+    ref_chosen=0.,     # The same under the reference, if there is one
+    ref_rejected=0.,   # The same under the reference, if there is one
 )->dict[str,float]:    # Metrics by name, computed in float64
     "Mean log-probabilities, and the accuracy of the language model as a judge"
     c = _float64(chosen)

@@ -24,9 +24,9 @@ def _plain(value):
 
 def append_whole(
     path,     # A file
-    text:str, # To be added at its end
-):            # `OSError` with the file's name if the disk refuses it
-    "Append all of a text or, where the disk refuses a part, none of it"
+    text:str, # Text to append
+):            # `OSError` with the file's name if it cannot be written
+    "Append all of a text or, if a part cannot be written, none of it"
     with open(path, 'ab', buffering=0) as f:
         size,data = os.fstat(f.fileno()).st_size,text.encode()
         try:
@@ -39,11 +39,11 @@ def append_whole(
 class MetricsLog:
     "Appends events to a file, one JSON object per line"
     def __init__(self,
-        path:str|Path, # The file; it and its folder are made when missing
+        path:str|Path, # The file; it and its folder are created if missing
     ):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.waiting = []                                              # lines that a full disk did not take
+        self.waiting = []      # lines that could not be written because the disk was full
         with self.path.open('a+b') as f:
             f.seek(0)
             text = f.read()
@@ -171,7 +171,7 @@ def _reachable(host, port, timeout=3):
 def set_up_trackers(
     config,   # `Config`
 )->str:       # A sentence if wandb logs offline, else ''
-    "Decide how trackers run, so that none stops or asks"
+    "Decide how trackers run, so that none stops the training or waits for input"
     if 'wandb' not in config.report_to and config.report_to != 'all': return ''
     os.environ.setdefault('WANDB_DIR', config.output_dir)
     os.environ.setdefault('WANDB_SILENT', 'true')

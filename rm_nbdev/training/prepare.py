@@ -38,8 +38,8 @@ OURS = ('config.yaml', 'manifest.json', 'metrics.jsonl', 'pairs.parquet', 'seen.
 
 def holds_run(
     folder,   # Run directory
-)->list[str]: # Names of what a run left there
-    "What of a run is in a folder"
+)->list[str]: # Names of the files and folders of a run
+    "The files of a run that a folder contains"
     folder = Path(folder)
     patterns = [f'{why}checkpoint-*' for why in ('', 'damaged-', 'superseded-')]
     checkpoints = [o.name for p in patterns for o in sorted(folder.glob(p))]
@@ -60,7 +60,7 @@ def check_output(
     if there and not config.overwrite_output_dir and not config.resume_from_checkpoint and not marked(run):
         names = ', '.join(there[:3]) + (', ...' if there[3:] else '')
         remedies = '--overwrite_output_dir True to replace it, or --resume_from_checkpoint True to resume it'
-        raise UsageError(f'{flag}: holds a run already ({names}); choose another folder, {remedies}')
+        raise UsageError(f'{flag}: already holds a run ({names}); choose another folder, {remedies}')
     try: check_writable(run)
     except OSError as e:
         raise UsageError(f'{flag}: cannot be written ({e.strerror}); choose another folder') from None
@@ -109,7 +109,7 @@ def _as_transformers_names(config): # Settings that go by another name or form t
 def training_arguments(
     config,               # `Config`
 )->TrainingArguments:     # The same for `transformers`; `UsageError` if it refuses a setting
-    "Settings as transformers wants them"
+    "The settings in the form that transformers expects"
     theirs = transformers_settings().__dataclass_fields__
     given = {k:getattr(config, k) for k in _SAME} | {k:v for k,v in config.to_dict().items() if k in theirs}
     given |= _as_transformers_names(config)
@@ -220,7 +220,7 @@ class Loaded:
     "Pairs as text, with what reads them"
     config:Config                  # Settings, with `base_model` and `dataset` as they are loaded
     base_config:object             # The base's, of transformers
-    positions:int|None             # Longest sequence its position table takes, None without a table
+    positions:int|None             # Longest sequence its position table allows, None without a table
     tokenizer:object               # With chat template
     pairs:Pairs                    # `train` and `eval`, their origin, and a report
     resume:Resume|None             # Where to resume, None to start a new run
@@ -249,8 +249,8 @@ def read_pairs(
                          'no margin; use data with ratings or a `margin` column, or --loss_type bt')
     if _turns(config) and not tokenizer.is_fast:
         raise UsageError(f'--base_model {config.base_model}: its tokenizer ({type(tokenizer).__name__}) '
-                         'cannot say which characters a token holds, so the answers cannot be told from '
-                         'their prompts; use one with a tokenizer.json, or --weight_ratio 0')
+                         'cannot say which characters a token holds, so the answers cannot be separated '
+                         'from their prompts; use one with a tokenizer.json, or --weight_ratio 0')
     return Loaded(config, base_config, positions, tokenizer, pairs, checked.resume)
 
 # %% ../../nbs/training/07_prepare.ipynb #81c9661d
@@ -286,7 +286,7 @@ class Prepared:
     resume:Resume|None=None  # Where to resume, None to start a new run
 
 # %% ../../nbs/training/07_prepare.ipynb #c1e858be
-def _notes(config, report, counts): # What a reader of the numbers should know
+def _notes(config, report, counts): # Warnings for whoever reads the numbers
     out = [report['note']] if report.get('note') else []
     if (unknown := counts['train']['unknown']) > .01:
         out.append(f'{unknown:.0%} of the training tokens are unknown to the tokenizer of '

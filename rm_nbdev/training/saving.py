@@ -92,7 +92,7 @@ def put(
     new,   # Sealed folder, on the same disk
     final, # Its name
 ):
-    "Give a finished folder its name"
+    "Rename a finished folder to its final name, in place of an older one"
     old = _hidden(final, 'old')
     remove_path(old)
     if os.path.lexists(final): os.rename(final, old)
@@ -228,7 +228,7 @@ class BestStep:
         self._set_best(metrics[name], state.global_step)
         return True
 
-    def _best_of_those_left(self): # The best one may have been damaged, or lie in another folder
+    def _best_of_those_left(self): # The best one may be damaged, or in another folder
         state,there = self.state,set(checkpoint_steps(self.args.output_dir))-self._extras
         if state.best_global_step is None: return
         if state.best_global_step in there: return self._set_best(state.best_metric, state.best_global_step)
@@ -259,7 +259,7 @@ class CheckpointFiles:
         except Exception as e:
             # the Rust code of tokenizers reports a full disk as a plain `Exception`
             if not self._aside or not (isinstance(e, _DISK) or type(e) is Exception): raise
-            self._failed = e                     # others wait in the stock method; they hear of it afterwards
+            self._failed = e                     # others wait in the stock method and learn of it later
 
     def _run_state(self): # What is added to the stock state; every process takes part
         return self.identity | dict(
@@ -312,7 +312,7 @@ class WholeCheckpoints(CheckpointFiles):
         if self.state.best_global_step == step: self._set_best(*self._best_before)
         free = shutil.disk_usage(run).free
         folder,free = run/f'checkpoint-{step}',f'{free/1e6:,.1f} MB are free there'
-        what = f'could not be written ({why}); {free}. Earlier checkpoints are whole'
+        what = f'could not be written ({why}); {free}. Earlier checkpoints are complete'
         if self.config.on_save_error == 'stop':
             what += '; free space and resume with --resume_from_checkpoint True'
             raise OSError(EIO, what, str(folder))
@@ -372,15 +372,15 @@ class SavingTrainer(DueActions, BestStep, WholeCheckpoints, Retention, Resuming,
         self.protected = lambda: ()                   # Gives the steps that must not be dropped yet
         self.lost = []                                # Steps whose checkpoint could not be written
         self._from = None                             # Checkpoint from which this run resumes
-        self._done = self._saved = None               # Last step whose actions are done; that was saved
+        self._done = self._saved = None               # Last step whose actions are done; last step saved
         self._aside = self._failed = None             # Folder that is being written; the error while doing so
-        self._extra,self._extras = False,set()        # Is this checkpoint beside the schedule? Steps of such
+        self._extra,self._extras = False,set()        # Is this checkpoint outside the schedule? Steps of such
         super().__init__(*args, **kwargs)
         self.identity = same_settings(config, {}, self.args.world_size)    # `train` adds digests of the data
         self.add_callback(StepEnds(self))
 
     def own_state(self)->dict:
-        "What this process has added up since the last line of the record"
+        "The sums of this process since the last line of the record"
         return dict(tr_loss=self._tr_loss.item())
 
     def restore_own(self, state:dict):

@@ -29,7 +29,7 @@ from .saving import LogOverlayCallback, SavingTrainer, check_overridden
 
 # %% ../../nbs/training/08_trainer.ipynb #7b8bedf2
 @dataclass
-class _Rows: # Opaque to what moves tensors to devices
+class _Rows: # Hides the rows from code that moves tensors to devices
     rows:list
 
 def _uncollated(rows):
@@ -65,7 +65,7 @@ class PairBatches:
         self.drawn = [i for turn in zip_longest(*everywhere, fillvalue=()) for b in turn for i in b]
         return self._repacked(batches) if self.config.max_tokens_per_batch else batches, len(self.drawn)
 
-    def _repacked(self, batches): # The pairs of a step in micro-batches by tokens, dealt to slots
+    def _repacked(self, batches): # The pairs of a step in micro-batches by tokens, distributed over slots
         rows = [row for b in batches for row in b['rows'].rows]
         parts = [self.collate(b) for b in by_tokens(rows, self.collate, self.config.max_tokens_per_batch)]
         slots = [dict(parts=[]) for _ in batches]
@@ -110,9 +110,9 @@ class PairLoss:
     def _diverged(self, what, value, step=None):
         step,kept = self.state.global_step+1 if step is None else step,checkpoint_steps(self.args.output_dir)
         have = 'no checkpoint was written yet'
-        if kept: have = f'checkpoints before it are whole, the last is checkpoint-{kept[-1]}'
+        if kept: have = f'checkpoints before it are complete, the last is checkpoint-{kept[-1]}'
         why = 'A lower --learning_rate is the usual remedy'
-        if step == 0: why = 'The base or its head holds such numbers: choose another base'
+        if step == 0: why = 'The base or its head contains such numbers: choose another base'
         raise TrainingDiverged(f'step {step}: the {what} is {value}; training stopped, {have}. {why}')
 
 # %% ../../nbs/training/08_trainer.ipynb #fc40814e
@@ -162,7 +162,7 @@ def has_event(
     return any(event['step'] == step and event['kind'] == kind for event in events)
 
 # %% ../../nbs/training/08_trainer.ipynb #4d79deee
-def _report_gaps(run, step): # What somebody has removed cannot be written again
+def _report_gaps(run, step): # Lines that somebody has removed cannot be restored
     spans = seen_spans(run) if (run/'seen.jsonl').is_file() else []
     last = max((b for _,b in spans), default=0)
     if last < step:
@@ -233,7 +233,7 @@ class RunLog(TrainerCallback):
         except OSError as e:                                           # the line waits for the next one
             if self.trainer.config.on_save_error == 'stop': raise
             step = self.trainer.state.global_step
-            print(f'step {step}: the record could not be written yet ({e.strerror})', flush=True)
+            print(f'step {step}: the record could not be written ({e.strerror}); retrying later', flush=True)
 
 # %% ../../nbs/training/08_trainer.ipynb #f8a8850f
 class PairRecord:

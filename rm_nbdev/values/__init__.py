@@ -16,7 +16,7 @@ from ..core.cli import make_parser
 class ValueSettings:
     "What to score, and how"
     _argument_group_name = 'settings'
-    prompts: str|None = opt(None, "YAML file of key: text, or 'miniature'; without it the 54 of the paper")
+    prompts: str|None = opt(None, "YAML file of key: text, or 'miniature'; without it the paper's 54 prompts")
     only: list[str] = opt([], 'Keys of the prompts to use; without it all of them')
     lexicon: list[str] = opt([], "Lexicons whose words are scored: CSV or .dicx files, or 'demo'")
     vocab: bool|None = opt(
@@ -25,7 +25,7 @@ class ValueSettings:
     output: str|None = opt(None, 'Folder for the tables; without it RUN/values')
     base_model: str|None = opt(
         None, "Base of the checkpoints, if it has moved since training: a folder, a Hub id, or 'miniature'")
-    device: str = opt('auto', 'cpu, cuda, cuda:1, ...; auto takes a GPU if there is one')
+    device: str = opt('auto', 'cpu, cuda, cuda:1, ...; auto uses a GPU if there is one')
     dtype: Literal['float32', 'bfloat16', 'float16'] = opt(
         'float32', 'Precision of the backbone; the head is always float32')
     batch_tokens: int = opt(
@@ -88,10 +88,10 @@ def logprobs_flags(
     add('--prompts', metavar='FILE', help="YAML file of key: text, or 'miniature' (default: the paper's 54)")
     add('--pretrained', **switch, help='give the prompts as plain text, without the chat template')
     add('--output', metavar='DIR', default='logprobs', help='folder of the tables')
-    add('--format', choices=['csv', 'parquet'], default='csv', help='of the tables')
+    add('--format', choices=['csv', 'parquet'], default='csv', help='format of the tables')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32',
         help='precision of the base; probabilities are always float32')
-    add('--device', default='auto', help='cpu, cuda, cuda:1, ...; auto takes a GPU if there is one')
+    add('--device', default='auto', help='cpu, cuda, cuda:1, ...; auto uses a GPU if there is one')
     add('--chat_template', '--chat-template', metavar='FILE',
         help="Jinja file in place of the tokenizer's own template")
     add('--trust_remote_code', '--trust-remote-code', **switch, help='run Python code that comes with a base')

@@ -55,7 +55,7 @@ def check_answer(
 # %% ../../nbs/values/02_candidates.ipynb #8bc1595b
 def _chat(prompt, answer): return [dict(role='user', content=prompt), dict(role='assistant', content=answer)]
 
-def _render(tokenizer, chats): # The text of each; at once where the tokenizer is of the ordinary kind
+def _render(tokenizer, chats): # The text of each; in one call if the tokenizer is a stock one
     if type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template:
         return tokenizer.apply_chat_template(chats, tokenize=False)
     return [tokenizer.apply_chat_template(c, tokenize=False) for c in chats]
@@ -155,7 +155,7 @@ class AnswerEncoder:
         ids = encode_texts(self.tokenizer, texts)
         for answer,o in zip(self.answers, ids):
             if o: continue
-            raise UsageError(f'the tokenizer makes no token of the answer {answer!r} to {prompt!r:.80}')
+            raise UsageError(f'the tokenizer returns no tokens for the answer {answer!r} to {prompt!r:.80}')
         return AnswerSet(*_split(ids))
 
     def _cut(self, prompt, text): # Characters before the mark at the end of the prompt; 0: no cut

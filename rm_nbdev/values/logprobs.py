@@ -46,14 +46,14 @@ def prompt_ids(
     pretrained:bool=False, # Plain text, without the chat template
     base:str='the base',   # For messages
 )->dict[str,list[int]]:    # key -> token ids
-    "Prompts as a base reads them; `UsageError` if the template rejects one, or no token is made of it"
+    "Prompts as a base reads them; `UsageError` if the template rejects one, or if it has no tokens"
     if pretrained: out = {k:tokenizer(t, verbose=False).input_ids for k,t in prompts.items()}
     else:
         texts = [_templated(tokenizer, k, t, base) for k,t in prompts.items()]
         out = dict(zip(prompts, encode_texts(tokenizer, texts)))
     for k,ids in out.items():
         if ids: continue
-        raise UsageError(f'{base}: its tokenizer makes no token of the prompt {k} ({prompts[k]!r:.60})')
+        raise UsageError(f'{base}: its tokenizer returns no tokens for the prompt {k} ({prompts[k]!r:.60})')
     return out
 
 # %% ../../nbs/values/07_logprobs.ipynb #bbf1fb7c
@@ -75,7 +75,7 @@ def next_logps(
     model,               # Causal language model in evaluation mode
     ids:dict,            # key -> token ids, as from `prompt_ids`
     base:str='the base', # For messages
-    progress:bool=False, # Show a bar
+    progress:bool=False, # Show a progress bar
 )->dict:                 # key -> log-probabilities (nats); float32, (output rows,)
     "Log-probability of every token as the next one; `UsageError` if logits are not numbers"
     out,device = {},next(model.parameters()).device
@@ -99,7 +99,7 @@ def logp_table(
     tokenizer,             # Its tokenizer
     ids:dict,              # key -> token ids, as from `prompt_ids`
     base:str='the base',   # For messages
-    progress:bool=False,   # Show a bar
+    progress:bool=False,   # Show a progress bar
 )->pd.DataFrame:           # token_id, token_name, token_decoded, and a float32 column per prompt
     "Every token's log-probability after each prompt, one row per token"
     logps = next_logps(model, ids, base, progress)
@@ -169,11 +169,11 @@ def can_keep(
     if not path.exists() or overwrite: return False
     try: record = read_json(_record(path))
     except UsageError: record = {}
-    old,why = record.get('made'),'and how it was made is unknown'
+    old,why = record.get('made'),'and its settings are unknown'
     if isinstance(old, dict) and record.get('table') == _sampled_hash(path):
         other = [k for k in {**made, **old} if made.get(k) != old.get(k)]
         if not other: return True
-        why = f"made with other settings ({'; '.join(_difference(made, old, k) for k in other)})"
+        why = f"created with other settings ({'; '.join(_difference(made, old, k) for k in other)})"
     raise UsageError(f'{path}: exists, {why}; choose another --output, or replace it with --overwrite')
 
 # %% ../../nbs/values/07_logprobs.ipynb #21670ad0
@@ -217,11 +217,11 @@ def _check_ids(base, ids, limit, cfg): # `UsageError` if the model cannot read t
     long,high = max(ids, key=lambda k: len(ids[k])),max(ids, key=lambda k: max(ids[k]))
     if limit and len(ids[long]) > limit:
         raise UsageError(f'{base}: reads at most {limit} tokens, the prompt {long} has {len(ids[long])}; '
-                         'shorten it')
+                         'shorten the prompt')
     rows = getattr(cfg.get_text_config(), 'vocab_size', math.inf)
     if max(ids[high]) < rows: return
-    raise UsageError(f'{base}: its tokenizer makes the token {max(ids[high])} of the prompt {high}, but its '
-                     f'config has only {rows} tokens; tokenizer and model do not belong together')
+    raise UsageError(f'{base}: the prompt {high} contains the token id {max(ids[high])}, but the config has '
+                     f'only {rows} tokens; use the tokenizer that was saved with this model')
 
 def inspect_base(
     base:str,        # A folder, a Hub id, or 'miniature'
@@ -235,7 +235,7 @@ def inspect_base(
         for kind in cfg.architectures or ():
             if 'SequenceClassification' not in kind: continue
             raise UsageError(f'{base}: is a {kind}, which has no output layer left; '
-                             'give the language model that it was made from')
+                             'give the language model that it was trained from')
         if Path(where).expanduser().is_dir():
             check_files(where)
             where = str(Path(where).expanduser())
@@ -257,7 +257,7 @@ def write_logps(
     base:Base,  # From `inspect_base`
     flags,      # From `logprobs_flags`
 ):
-    "Load a base, ask it, write its table; `UsageError` if it does not fit on the device"
+    "Load a base, compute and write its table; `UsageError` if it does not fit on the device"
     if not sys.stderr.isatty(): hf_logging.disable_progress_bar()
     dtype = getattr(torch, flags.dtype)
     with _names_base(base.where): # eager attention is each architecture's own definition
@@ -297,7 +297,7 @@ def main(
 ):         # Exit code 0; 2 for bad input
     "`rm-logprobs BASE… [flags]`"
     prompts = _check_flags(flags)
-    in_order = sorted(flags.bases, key=lambda b: b == 'miniature')   # may have to be made, which takes time
+    in_order = sorted(flags.bases, key=lambda b: b == 'miniature')   # creating it may take time
     bases = {b:inspect_base(b, prompts, flags) for b in in_order}
     missing = [bases[b] for b in flags.bases if not bases[b].kept]
     for base in bases.values():
@@ -308,5 +308,5 @@ def main(
         print(f'{base.name} ({i}/{len(missing)}): {how}', flush=True)
         write_logps(base, flags)
     paths = ' '.join(str(bases[b].path) for b in flags.bases)
-    print(f'{paths}: log-probabilities after {len(prompts)} prompts, {len(missing)} made, '
+    print(f'{paths}: log-probabilities after {len(prompts)} prompts, {len(missing)} written, '
           f'{len(bases)-len(missing)} kept')

@@ -42,7 +42,7 @@ def _read_csv(path): # token_decoded as text whatever it is, other columns as th
 def _read_table(where): # A frame, and how messages name it
     if isinstance(where, pd.DataFrame): return where,'the table'
     path = Path(where).expanduser()
-    if not path.is_file(): raise UsageError(f'{path}: no such file; rm-logprobs makes one')
+    if not path.is_file(): raise UsageError(f'{path}: no such file; create one with rm-logprobs')
     try: return (pd.read_parquet if path.suffix.lower() == '.parquet' else _read_csv)(path),str(path)
     except UsageError: raise
     except Exception as e:
@@ -56,7 +56,7 @@ def _numbers(df, prompt, place): # A column as log-probabilities, float64; (rows
         row = bad[0]
         raise UsageError(f'{place}, row {row+1} ({df.token_decoded.iloc[row]!r}), column {prompt}: '
                          f'{str(df[prompt].iloc[row])!r} is not a log-probability ({len(bad)} such rows); '
-                         'make the table again')
+                         'create the table again')
     total = np.exp(values).sum()
     if total <= 1.01: return values
     raise UsageError(f'{place}, column {prompt}: its probabilities sum to {total:.4g}; '
@@ -70,8 +70,8 @@ def _check_tokens(df, place): # `UsageError` unless every row has a token
         raise UsageError(f'{place}: has the column {df.columns[twice][0]!r} twice; rename one')
     if (missing := df.token_decoded.isna()).any():
         raise UsageError(f'{place}: token_decoded is missing in {missing.sum()} rows, the first is row '
-                         f'{missing.argmax()+1}; pandas loses a token NA unless keep_default_na=False, '
-                         'so give the file itself')
+                         f'{missing.argmax()+1}; pandas reads the token NA as missing unless '
+                         'keep_default_na=False; give the file itself')
 
 # %% ../../nbs/values/06_mwlr.ipynb #5be5928c
 def read_logps(
@@ -85,7 +85,7 @@ def read_logps(
     if lost := [p for p in prompts or () if p not in known]:
         has = '' if isinstance(where, pd.DataFrame) or not known else f"; it has {', '.join(known[:5])}"
         raise UsageError(f"{place}: has no column {', '.join(lost)}{has}")
-    if not len(df): raise UsageError(f'{place}: has no rows')
+    if not len(df): raise UsageError(f'{place}: has no rows; create the table again')
     if not known: raise UsageError(f'{place}: has no column of a prompt')
     prompts = known if prompts is None else dict.fromkeys(prompts)
     columns = pd.DataFrame({p:_numbers(df, p, place) for p in prompts})
@@ -97,7 +97,7 @@ def _compare(a, b, prompts, names): # Two frames from `read_logps`, on the token
     prompts = [p for p in a if p in b] if prompts is None else list(dict.fromkeys(prompts))
     if not prompts:
         raise UsageError(f"{names}: have no prompt in common ({', '.join(a.columns[:3])} and "
-                         f"{', '.join(b.columns[:3])}, for example); make both with the same --prompts")
+                         f"{', '.join(b.columns[:3])}, for example); create both with the same --prompts")
     tokens = a.index[a.index.isin(b.index)]
     if not len(tokens): raise UsageError(f'{names}: have no decoded token in common')
     x,y = (o.loc[tokens, prompts].to_numpy().T for o in (a, b))           # (prompts, tokens) each
@@ -138,7 +138,7 @@ def word_mwlr(
     table:pd.DataFrame,         # From `mwlr_table`
     words=('love', 'freedom'),  # Words, in any case
 )->pd.DataFrame:                # prompt, word, n (tokens that are the word), mwlr (their mean)
-    "MWLR of single words, averaged over case and white space; `UsageError` for a word that no token is"
+    "MWLR of single words, averaged over case and white space; `UsageError` for a word without a token"
     words = _unique_words(words)
     out = _by_word(table, words)
     _check_found(out, words, 'the')

@@ -41,7 +41,7 @@ def _fused_part(q, k, v, scale): # As `prompt_part`, by the CPU's kernel
 
 _kernel_agrees = {}  # (dtype, query size, value size) -> whether it gives what the plain computation does
 
-def _try_kernel(dtype, size): # On numbers of no special form
+def _try_kernel(dtype, size): # On arbitrary numbers
     a = torch.linspace(-2, 2, 2*7*size, dtype=dtype).sin().view(2, 7, -1)
     args = a, a.flip(1), a+1, .3
     def same(x, y): return torch.allclose(x, y, atol=1e-5, rtol=1e-5) and x.shape == y.shape
@@ -63,7 +63,7 @@ def prompt_part(
     scale:float,              # Before the softmax
     softcap:float|None=None,  # Scores are squeezed between -softcap and softcap
 )->tuple:                     # Output; (heads, n, size), and the log of the sum of exponentials; (heads, n)
-    "What queries take from the prompt"
+    "The prompt's part of the attention of some queries"
     if not softcap and _can_fuse(q, v): return _fused_part(q, k, v, scale)
     return _plain_part(q, k, v, scale, softcap)
 
@@ -117,7 +117,7 @@ NAME = 'rm_shared_prefix'  # Under which transformers knows this attention
 
 @dataclass(eq=False)
 class PrefixCache:
-    "The keys and values of a prompt, and how the row at hand is divided into answers"
+    "The keys and values of a prompt, and how the current row is divided into answers"
     kept:dict = field(default_factory=dict)  # Attention module -> keys, values; (key heads, prompt, size)
     n:int = 0                                # Answers in the row; 0: the row is the prompt
     at:torch.Tensor|None = None              # Places in the row that a last layer computes, (n,); None: all
@@ -126,7 +126,7 @@ class PrefixCache:
         length:int,    # Tokens of each answer
         device,        # Of the row
     )->'PrefixCache':
-        "As seen by a layer of which only the answers' last tokens are read"
+        "The same cache, for a layer that computes only the last token of each answer"
         return PrefixCache(self.kept, self.n, torch.arange(length-1, self.n*length, length, device=device))
 
 def _registered(module, query, key, value, attention_mask=None, layout=None, given=None, scaling=None,
@@ -176,7 +176,7 @@ def _suffix_rewards(model, ids, prefix, cache, room, tell): # Of suffixes of one
 
 @torch.no_grad()
 def shared_prefix_rewards(
-    model,                 # `RewardModel` or `GRM` that packs; its mode is left as it was
+    model,                 # `RewardModel` or `GRM` that packs; its mode is restored
     answers:AnswerSet,     # A prompt and its answers
     batch_tokens:int=8192, # Maximum number of tokens in a forward pass, with the prompt's
     tell=None,             # Called with the number of answers after each forward pass
@@ -262,7 +262,7 @@ def answer_rewards(
     rm:RewardFunction,   # From `load_reward_model`
     prompt:str,          # The question
     answers:list,        # Answers of the assistant, each a text: words, tokens
-    merge:bool=True,     # Merge adapters into the weights meanwhile: faster, the same rewards up to rounding
+    merge:bool=True,     # Merge adapters into the weights while scoring: faster, same rewards up to rounding
 )->torch.Tensor:         # Rewards, on the CPU; (answers,)
     "Rewards of many answers to one question"
     with merged(rm.model) if merge else contextlib.nullcontext():

@@ -29,7 +29,7 @@ class Checkpoint:
 
 def step_of(
     folder,     # Checkpoint
-    name:str='',# How it was asked for
+    name:str='',# The name by which it was found
 )->int|None:    # None: unknown
     "The step of a checkpoint: by its folder's name, the tag, or its trainer's state"
     for text in (Path(folder).name, name):
@@ -69,7 +69,7 @@ def _loadable_steps(run): return [s for s in checkpoint_steps(run) if holds_mode
 def _no_match(where, known): # `UsageError`: a pattern that fits nothing
     hint = ('no tag step-N was found; check the name and the connection, and log in with `hf auth login` '
             'if the repository is private')
-    if known: hint = f"there are {', '.join(known[:30])}" + ', ...'*(len(known) > 30)
+    if known: hint = f"it has {', '.join(known[:30])}" + ', ...'*(len(known) > 30)
     raise UsageError(f'{where}: matches no checkpoint; {hint}')
 
 def _expand(where): # The names of single checkpoints that a pattern, a run or a repository stands for
@@ -176,7 +176,7 @@ def identity(
     checkpoint:Checkpoint, # A checkpoint
     base:str|None=None,    # Folder or id of its base
 )->str:                    # 16 hexadecimal digits
-    "What a checkpoint is, wherever it lies"
+    "The identity of a checkpoint, wherever its folder is"
     folder,base = checkpoint.folder,base or _base_of(checkpoint.folder)
     where = Path(base).expanduser() if base else None
     stamps = [_stamp(f) for f in weight_files(where) if f.is_file()] if where and where.is_dir() else []

@@ -60,7 +60,7 @@ MINIATURE_PROMPTS = dict(
     matters='in one word , what matters most ?')
 
 # %% ../../nbs/values/01_stimuli.ipynb #1141613e
-class _UniqueKeyLoader(yaml.SafeLoader): "Refuses a key that occurs twice"
+class _UniqueKeyLoader(yaml.SafeLoader): "A key that occurs twice is an error"
 
 def _mapping(loader, node):
     keys = [loader.construct_object(key) for key,_ in node.value]
@@ -212,7 +212,7 @@ def read_lexicon(
     where,               # A file in one of `FORMS`; 'demo' is the lexicon that ships
     collapse:bool=False, # Cut `_Virtue` and `_Vice` (also with a dot) off the categories
 )->pd.DataFrame:         # Columns category and word (normal form), unique rows in the file's order
-    "Words by category; `UsageError` for what is no lexicon"
+    "Words by category; `UsageError` for a file that is not a lexicon"
     path = shipped_file('values/lexicon.csv') if str(where) == 'demo' else Path(where).expanduser()
     df = pd.DataFrame(list(_pairs(path, *_read_table(path))), columns=['category', 'word'], dtype='str')
     if not len(df):

@@ -38,7 +38,7 @@ def chosen_prompts(
     known = dict(prompts) if isinstance(prompts, dict) else load_prompts(prompts)
     for key in only:
         if key in known: continue
-        raise UsageError(f"--only {key}: no such prompt; there are {', '.join([*known][:60])}")
+        raise UsageError(f"--only {key}: no such prompt; choose from {', '.join([*known][:60])}")
     return {k:v for k,v in known.items() if not only or k in only}
 
 def lexicon_words(
@@ -59,7 +59,7 @@ class ScoringOptions:
     device:str='auto'            # As --device; then the device itself
     dtype:str='float32'          # Precision of the backbone
     batch_tokens:int=8192        # Maximum number of tokens in a forward pass
-    merge:bool|None=None         # Merge adapters meanwhile; None: in float32
+    merge:bool|None=None         # Merge adapters while scoring; None: only in float32
     lora_alpha:int|None=None     # Scale of adapters without an adapter_config.json
     trust_remote_code:bool=False # Run Python code that comes with the base
 
@@ -96,7 +96,7 @@ def output_folder(
     wheres,        # Names of checkpoints, as given
     checkpoints,   # What they mean
     given=None,    # --output
-)->Path:           # Made if it did not exist; `UsageError` if it cannot be written
+)->Path:           # Created if it does not exist; `UsageError` if it cannot be written
     "Where the tables go: RUN/values unless another folder is named"
     out = Path(given).expanduser() if given else _default_folder(checkpoints)
     if out is None:
@@ -163,7 +163,8 @@ def gather(
     tokenizer = _load_tokenizer(located, options)
     unknown = len(words) - _known_words(tokenizer, words)
     if unknown:
-        tell(f'{unknown} of {len(words)} words of the lexicon are unknown to the tokenizer; they score alike')
+        tell(f'{unknown} of {len(words)} words of the lexicon are unknown to the tokenizer; '
+             'rewards do not distinguish them')
     table = candidates(tokenizer, words, vocab)
     return Stimuli(prompts, table, [answer.replace('{}', w) for w in table.token_decoded])
 
@@ -175,7 +176,7 @@ class Rewards:
     parts:dict           # (step, key of a prompt) -> `Part`; c*p files of n rewards, float32
     n:int                # Number of candidates
     scored:int=0         # Rewards that were computed now; the others were cached
-    seconds:float=0.     # Taken by that
+    seconds:float=0.     # Time that this took
 
     def missing(self):
         "The parts that are not on disk"
@@ -296,7 +297,7 @@ class Values:
     prompts:int     # p
     steps:list      # Of the checkpoints, (c,)
     scored:int      # Rewards that were computed now; the others were cached
-    seconds:float   # Taken by that
+    seconds:float   # Time that this took
 
     def __str__(self):
         size = f'{self.candidates:,} candidates x {self.prompts} prompts x {len(self.steps)} checkpoints'
