@@ -133,7 +133,7 @@ def sandbox(top, to):
 
 def environment(to):
     "Variables for what runs in a copy: offline, one thread, the copy's modules first"
-    drop = ('HF_TOKEN', 'WANDB_API_KEY', 'NAME', 'IN_TEST')
+    drop = ('HF_TOKEN', 'WANDB_API_KEY', 'NAME', 'IN_TEST', 'MAKEFLAGS', 'MFLAGS', 'MAKELEVEL')  # make's would win over ARGS
     kept = {k: v for k, v in os.environ.items() if k not in drop and not k.startswith('SLURM_')}
     return kept | dict(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(to), HF_HUB_OFFLINE='1',
                        WANDB_MODE='offline', OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='Agg',

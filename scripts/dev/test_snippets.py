@@ -1,6 +1,6 @@
 """Tests of the page runner: `python -m scripts.dev.test_snippets`, at the top of a checkout"""
 
-import sys, tempfile
+import os, sys, tempfile
 from pathlib import Path
 from fastcore.nbio import mk_cell, new_nb, write_nb
 from fastcore.test import ExceptionExpected, test_eq, test_fail
@@ -55,6 +55,10 @@ def check_running():
     for f in 'nbs/training/02_losses.ipynb', 'rm_nbdev/training/losses.py', 'Makefile', 'README.md', '.git', '.venv/bin/python':
         assert (box/f).exists(), f
     assert not list((box/'runs').glob('demo')) and environment(box)['PYTHONPATH'] == str(box)
+    os.environ['MAKEFLAGS'] = ' -- ARGS=--slow'                       # as of `make test ARGS=--slow`, from which this may run
+    (box/'m').write_text('all:\n\t@echo $(ARGS)\n')
+    try: test_eq(run_shell('make -f m', box), (0, '--only metadata\n'))
+    finally: del os.environ['MAKEFLAGS']
     test_eq(run_shell('echo a; pwd', box), (0, f'a\n{box}\n'))
     test_eq(run_shell('false; echo b', box), (1, ''))
     test_eq(run_shell('echo $NOT_SET', box)[0], 1)
