@@ -279,12 +279,14 @@ def checks(only, slow, alone):
     before = tree()
     yield from (report(*o) for o in wanted([('export', check_export)]))
     todo = [(f'slurm{with_slow}', check_slurm, f'slurm {flags}')]
-    if not alone: todo += [*((f'page {named(nb)}', check_page, nb) for nb in pages()), ('site', check_site)]
+    shown = pages() if slow or alone else pages()[:1]                # the front page always, the guides with what is slow
+    todo += [(f'page {named(nb)}', check_page, nb) for nb in shown if not alone or nb != pages()[0]] + [('site', check_site)]
     some = [nb for nb in notebooks(['slow']) if nb.stem != 'slurm'] if alone else notebooks()
     todo += [(named(nb) + with_slow, test_notebook, nb, flags) for nb in sorted(some, key=longest_first)]
     if not alone: todo += [(f'dev {p.stem}', tool, p.stem) for p in sorted((root/'scripts/dev').glob('test_*.py'))]
     yield from at_the_same_time(wanted(todo))
-    if not alone: yield from (report(*o) for o in wanted([('browser', check_browser), ('house', tool, 'house')]))
+    if slow or alone: yield from (report(*o) for o in wanted([('browser', check_browser)]))
+    if not alone: yield from (report(*o) for o in wanted([('house', tool, 'house')]))
     last = [('clean', check_clean), ('tree unchanged', check_tree, before)]
     if not alone:
         package = check_parameters, check_metadata, check_pins, check_readme, check_private, check_wheel
