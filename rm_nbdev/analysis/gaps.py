@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 import numpy as np
 import pandas as pd
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_columns
 from .ranks import KEYS, checked, numbered, place
 
 # %% ../../nbs/analysis/04_gaps.ipynb #29f77333
@@ -172,10 +172,7 @@ def _gaps(tokens, n_rows, signs, bootstrap):
 # %% ../../nbs/analysis/04_gaps.ipynb #557ba145
 def _ranked_words(lexicon, ranked):
     "The lexicon's rows of words that are ranked; the number of such words of each category, in its order"
-    missing = [c for c in ('category','word') if c not in lexicon]
-    if missing:
-        there = ', '.join(map(str, lexicon.columns))
-        raise UsageError(f'lexicon: has no column {missing[0]!r}; it has {there}')
+    check_columns(lexicon, ['category', 'word'], 'lexicon')
     lexicon = lexicon[['category','word']].dropna().drop_duplicates()
     there = lexicon[lexicon.word.isin(set(ranked.word.unique()))]
     return there,{c: int((there.category == c).sum()) for c in lexicon.category.unique()}
@@ -321,8 +318,8 @@ def base_gap(
             words = lexicon.word[lexicon.category == c]
             own = pair.frame[pair.frame.word.isin(set(words))]
             tokens = own.assign(stratum=0, term=own.second)
-            parts.append(_comparison(pair, tokens, signs, words, bootstrap,
-                                     lambda n: dict(category=c, n_words=n[:,0])))
+            names = lambda n: dict(category=c, n_words=n[:,0])
+            parts.append(_comparison(pair, tokens, signs, words, bootstrap, names))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/analysis/04_gaps.ipynb #71e1d6ad

@@ -8,19 +8,13 @@ __all__ = ['VARIANTS', 'KEYS', 'RANKED', 'CHANGES', 'groups', 'ranks_within', 'r
 
 # %% ../../nbs/analysis/03_ranks.ipynb #1744c309
 import numpy as np, pandas as pd
-from ..core.errors import UsageError, first_line
+from ..core.errors import UsageError, check_at_least, check_columns, first_line
 from ..values.stimuli import categories, coverage, match
 
 # %% ../../nbs/analysis/03_ranks.ipynb #43ece9ae
 VARIANTS = ('separate', 'average')
 KEYS = ['model', 'step', 'prompt']  # What identifies a ranking
 RANKED = [*KEYS, 'token_id', 'token_decoded', 'word', 'reward', 'rank']
-
-def _need(df, columns, what): # `UsageError` unless a frame has these columns
-    missing = [c for c in columns if c not in df]
-    if missing:
-        there = ', '.join(map(str, df.columns)) or 'none'
-        raise UsageError(f"{what}: has no column {', '.join(missing)}; it has {there}")
 
 # %% ../../nbs/analysis/03_ranks.ipynb #e95645b9
 def groups(
@@ -94,7 +88,7 @@ def ranked(
 )->pd.DataFrame:               # Columns `RANKED`, one row per matching token; `UsageError` if none matches
     "Rank the tokens that match a lexicon within each model, step and prompt"
     if variants not in VARIANTS: raise UsageError(f"variants {variants!r}: must be {' or '.join(VARIANTS)}")
-    _need(scores, [*KEYS, 'token_decoded', 'reward'], 'scores')
+    check_columns(scores, [*KEYS, 'token_decoded', 'reward'], 'scores')
     df = _matching(scores, lexicon, vocabulary)
     odd = ~np.isfinite(df.reward)
     if odd.any():
@@ -111,7 +105,7 @@ def with_categories(
     lexicon:pd.DataFrame,  # From `read_lexicon`
 )->pd.DataFrame:           # The same rows, one for each category of its word, with a column category
     "Add the categories of each row's word"
-    _need(ranked, ['word'], 'ranks of tokens')
+    check_columns(ranked, ['word'], 'ranks of tokens')
     codes,different = pd.factorize(ranked.word)
     own = categories(pd.Series(different, dtype='str'), lexicon)                        # word, category
     number = pd.Series(np.arange(len(different)), index=different)
@@ -133,7 +127,7 @@ def median_ranks(
     lexicon:pd.DataFrame,  # The same lexicon
 )->pd.DataFrame:           # Columns `KEYS`, category, n (tokens), median_rank; no row if n is 0
     "The median rank of each category"
-    _need(ranked, [*KEYS, 'word', 'rank'], 'ranks of tokens')
+    check_columns(ranked, [*KEYS, 'word', 'rank'], 'ranks of tokens')
     group,first = groups(ranked, KEYS)
     tokens = pd.DataFrame(dict(group=group, word=ranked.word.array, rank=ranked['rank'].to_numpy(float)))
     rows = with_categories(tokens, lexicon)
@@ -176,13 +170,13 @@ def rank_changes(
     last:int|None=None,    # Step to end with; None: the last of each model
 )->pd.DataFrame:           # Columns `CHANGES`, one row per word and category; `UsageError` without two steps
     "How far each word moved; rising is positive, and comes first within a model and prompt"
-    _need(ranked, [*KEYS, 'word', 'rank'], 'ranks of tokens')
+    check_columns(ranked, [*KEYS, 'word', 'rank'], 'ranks of tokens')
     group,at = groups(ranked, ['model', 'prompt'])
     ends = _ends(ranked, group, at, first, last)
     moving = ends[ends.first_step < ends.last_step]
     if not len(moving):
         raise UsageError('no model has ranks at two steps, which a change of ranks needs; '
-                                     'pass tables with two steps or more')
+                         'pass tables with two steps or more')
     df = moving
     for end in ('first', 'last'):
         df = df.merge(_ranks_at(ranked, group, ends[f'{end}_step'])).rename(columns=dict(rank=f'{end}_rank'))
@@ -197,8 +191,8 @@ def movers(
     k:int=10,              # Words at either end, 1 or more
 )->pd.DataFrame:           # Rows of `changes`, in the same order; all if there are fewer than 2k words
     "The k words that rose most and the k that fell most, of each model and prompt"
-    if k < 1: raise UsageError(f'k {k}: must be 1 or more words')
-    _need(changes, CHANGES, 'rank changes')
+    check_at_least('k', k)
+    check_columns(changes, CHANGES, 'rank changes')
     group = changes.groupby(['model', 'prompt'], dropna=False, sort=False).ngroup()
     # Words are numbered within their group; a word in two categories has adjacent rows, with one number
     number = (~changes.assign(group=group).duplicated(['group', 'word'])).groupby(group).cumsum()
@@ -212,10 +206,9 @@ def place(
     "Which ranking a row belongs to, for messages"
     return ', '.join(f'{k} {row[k]}' for k in KEYS if not pd.isna(row[k])) or 'the only ranking'
 
-def _check_columns(frame, needs, what):
+def _check_frame(frame, needs, what): # `UsageError` without a column or rows, or for a column twice
+    check_columns(frame, needs, what)
     names = [*map(str, frame.columns)]
-    missing = [c for c in needs if c not in names]
-    if missing: raise UsageError(f"{what}: has no column {missing[0]!r}; it has {', '.join(names) or 'none'}")
     twice = [c for c in names if names.count(c) > 1]
     if twice: raise UsageError(f'{what}: has the column {twice[0]!r} twice; rename or drop one')
     if not len(frame): raise UsageError(f'{what}: has no rows; check the table of scores and the lexicon')
@@ -228,7 +221,7 @@ def checked(
     value:str='reward',   # Column that must hold finite numbers
 )->pd.DataFrame:          # The same rows, numbered from 0; model, prompt as text, step Int64, value float64
     "The frame in one form, or a `UsageError` that names the column or the row"
-    _check_columns(frame, [*needs, value], what)
+    _check_frame(frame, [*needs, value], what)
     frame = frame.reset_index(drop=True)
     empty = pd.Series(None, frame.index, dtype='str')
     new = {k: frame[k].astype('str') if k in frame else empty for k in ('model','prompt')}

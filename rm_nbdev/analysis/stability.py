@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc, pyarrow.parquet as pq
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_columns
 from .table_files import batches
 from .tables import Selection, frame_of, read_table
 from .ranks import KEYS, checked, numbered, place
@@ -65,8 +65,11 @@ def _rankings(frame, token):
         where = f'{place(row)}; {twice.sum()} such rows'
         raise UsageError(f'scores: the token {row.token_decoded!r} is duplicated ({where}); '
                          'remove one, or give a token_id to each')
-    ends = np.searchsorted(number, np.arange(len(table)+1))
-    return table,[(token[a:b], reward[a:b]) for a,b in zip(ends, ends[1:])]
+    return table,_by_ranking(number, token, reward)
+
+def _by_ranking(number, code, value): # Of each ranking its part of both arrays; `number` ascends from 0
+    ends = np.searchsorted(number, np.arange(number[-1]+2)) if len(number) else [0]
+    return [(code[i:j], value[i:j]) for i,j in zip(ends, ends[1:])]
 
 def _counts(k): # One count or several, checked
     counts = [k] if isinstance(k, (int, np.integer, str)) else list(k)
@@ -89,8 +92,8 @@ def _compare(a, b, ks):
         _,i,j = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
         x,y = a[1][i],b[1][j]
     rho,tau = correlations(x, y)
-    overlaps = {f'{side}_{k}': overlap(sign*x, sign*y, k) for k in ks for side,
-                sign in (('top', 1), ('bottom', -1))}
+    ends = dict(top=1, bottom=-1)
+    overlaps = {f'{end}_{k}': overlap(sign*x, sign*y, k) for k in ks for end,sign in ends.items()}
     return dict(n=len(x), spearman=rho, kendall=tau, **overlaps)
 
 def _warn_flat(table, rankings): # Warn of rankings without an order
@@ -154,8 +157,8 @@ def extremes(
     near,n = _near_ends(frame.reward.to_numpy(), number, k),np.bincount(number)
     # column -> ascending?
     by = dict(number=True, reward=False, token_id=True, token_name=True, token_decoded=True)
-    t = frame.iloc[near].assign(number=number[near]).sort_values([*by], ascending=[*by.values()],
-                                                                 kind='stable')
+    t = frame.iloc[near].assign(number=number[near])
+    t = t.sort_values([*by], ascending=[*by.values()], kind='stable')
     high,low = t.groupby('number').cumcount(),t.groupby('number').cumcount(ascending=False)
     optimal = t.assign(side='optimal', place=high+1)[high < k]
     pessimal = t.assign(side='pessimal', place=n[t.number]-low)[low < k]
@@ -185,9 +188,7 @@ def _highest(frame, code, value):
     order = np.lexsort((frame[value].to_numpy(), code, number))
     number,code,x = number[order],code[order],frame[value].to_numpy()[order]
     last = np.append((number[1:] != number[:-1]) | (code[1:] != code[:-1]), True)
-    number,code,x = number[last],code[last],x[last]
-    ends = np.searchsorted(number, np.arange(len(table)+1))
-    return table,[(code[i:j], x[i:j]) for i,j in zip(ends, ends[1:])]
+    return table,_by_ranking(number[last], code[last], x[last])
 
 def _matches(a, b): # Pairs of rows of two tables whose step and prompt are equal, or missing in one
     ok = np.ones((len(a), len(b)), bool)
@@ -213,8 +214,8 @@ def rank_correlation(
     "Rank correlation of two tables over shared tokens, at each step and prompt; `UsageError` without any"
     a,b = _joinable(scores_a, on, 'scores_a', value_a),_joinable(scores_b, on, 'scores_b', value_b)
     code = pd.factorize(pd.concat([a[on], b[on]]))[0]
-    (table_a,rankings_a),(table_b,rankings_b) = _highest(a, code[:len(a)], value_a),_highest(b, code[len(a):],
-                                                                                             value_b)
+    table_a,rankings_a = _highest(a, code[:len(a)], value_a)
+    table_b,rankings_b = _highest(b, code[len(a):], value_b)
     pairs = _matches(table_a, table_b)
     if not pairs:
         raise UsageError('scores_a and scores_b: no step and prompt in common; '
@@ -237,8 +238,7 @@ def mwlr_agreement(
     scores:pd.DataFrame,   # Rewards: model, step, prompt, token_decoded, reward, as from `read_scores`
 )->pd.DataFrame:           # model, step, prompt, n (tokens that both have), spearman, kendall
     "Rank correlation of MWLR and rewards at each step; of tokens with the same text the highest counts"
-    if lost := [c for c in ('prompt', 'token_decoded', 'mwlr') if c not in table]:
-        raise UsageError(f"the table of MWLR: has no column {', '.join(lost)}; mwlr_table returns one")
+    check_columns(table, ['prompt', 'token_decoded', 'mwlr'], 'the table of MWLR', 'mwlr_table returns one')
     if 'prompt' in scores and scores.prompt.notna().all():                # other prompts would only take time
         scored = table[table.prompt.isin(scores.prompt)]
         if len(scored): table = scored

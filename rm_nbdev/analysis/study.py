@@ -8,12 +8,13 @@ __all__ = ['PARAMETERS', 'parameters_text', 'study_settings', 'output_folder', '
 
 # %% ../../nbs/analysis/08_study.ipynb #0544ef38
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Optional
 import pandas as pd
 from ..core.config import cast
-from ..core.errors import UsageError, did_you_mean, first_line
+from ..core.errors import UsageError, check_at_least, did_you_mean, first_line
 from ..core.files import check_writable, read_json, write_text
 from ..values.stimuli import split_by_framing, categories, framing, read_lexicons
 from ..values.mwlr import mwlr_table, pairs_mwlr
@@ -23,12 +24,12 @@ from ..plots.families import agreement_figure, family_figure, gap_figure
 from ..plots.words import (
     agreement_caption, extremes_caption, extremes_figure, follow_caption, gaps_caption, medians_caption,
     movers_caption, movers_figure, mwlr_caption, mwlr_figure, tests_caption, ties_caption)
-from .table_files import find_tables, table_names
+from .table_files import find_tables, is_run, table_names
 from .tables import last_ranks, read_scores, shared_vocabulary
 from .ranks import KEYS, VARIANTS, median_ranks, rank_changes, ranked
 from .gaps import base_gap, category_gap, tied_share
 from .stability import agreement, extremes, mwlr_agreement, whole_rankings
-from .report import csv_text
+from .report import ASKING, csv_text, gaps_by_framing, with_asking
 
 # %% ../../nbs/analysis/08_study.ipynb #bf56c32d
 PARAMETERS = dict( # name -> type, default, what it is
@@ -54,8 +55,8 @@ _TYPES = {'bool':bool, 'int':int, 'str':str, 'Optional[str]':Optional[str]}
 def parameters_text(
 )->str: # Python source of a cell
     "The parameters cell of `values.ipynb`"
-    return '\n'.join(f'{name}: {kind} = {default!r}  # {what}' for name,
-                     (kind,default,what) in PARAMETERS.items())
+    lines = (f'{name}: {kind} = {default!r}  # {what}' for name,(kind,default,what) in PARAMETERS.items())
+    return '\n'.join(lines)
 
 # %% ../../nbs/analysis/08_study.ipynb #0ea37da1
 def _list(name, value): # One text or several, as a list
@@ -74,8 +75,7 @@ def _check_known(names): # `UsageError` for a name that is not a parameter
 def _check_values(s): # `UsageError` for an invalid setting
     for k,allowed in (('variants', VARIANTS), ('scale', SCALES)):
         if s[k] not in allowed: raise UsageError(f"{k} {s[k]!r}: not one of {', '.join(allowed)}")
-    for k in ('k', 'n_boot'):
-        if s[k] < 1: raise UsageError(f'{k} {s[k]}: must be 1 or more')
+    for k in ('k', 'n_boot'): check_at_least(k, s[k])
     for k in ('runs', 'lexicon'):
         if not s[k]: raise UsageError(f'{k}: is empty; give one or more')
     if bool(s['base1']) != bool(s['base2']):
@@ -106,17 +106,13 @@ def output_folder(
     one = Path(runs[0]).expanduser()
     default = one/'values' if len(runs) == 1 and one.is_dir() else Path('values-study')
     path = Path(output).expanduser() if output else default
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        check_writable(path)
-    except OSError as e:
-        raise UsageError(f'output {path}: cannot be written ({e.strerror}); choose another folder') from None
+    check_writable(path, f'output {path}')
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../../nbs/analysis/08_study.ipynb #58f8848e
 def _needs_values(path): # Is this a run that was not scored yet?
-    is_run = any((path/f).is_file() for f in ('metrics.jsonl', 'manifest.json'))
-    return is_run and not any((path/'values').glob('values*.*'))
+    return is_run(path) and not any((path/'values').glob('values*.*'))
 
 def _score(path, s): # Make the values of a run, as rm-values would; with the questions of its base
     from rm_nbdev.values.values import value_run
@@ -127,13 +123,14 @@ def _score(path, s): # Make the values of a run, as rm-values would; with the qu
 
 def scored_runs(
     s,              # Settings, as attributes
-    score=None,  # Function of a run directory and the settings that makes its values; None: as rm-values does
+    score=None,     # Called with a run directory and `s` to write its values; None: as rm-values does
 )->list:            # The tables, from `find_tables`
     "The tables of all runs; those without are scored first. `UsageError` that names the run if it fails"
     paths = [Path(r).expanduser() for r in s.runs]
-    gone = next((p for p in paths if not p.exists()), None)
-    if gone:
-        raise UsageError(f'runs: {gone}: no such file or folder; give run directories, or tables of rewards')
+    missing = next((p for p in paths if not p.exists()), None)
+    if missing:
+        raise UsageError(f'runs: {missing}: no such file or folder; '
+                         'give run directories, or tables of rewards')
     for p in filter(_needs_values, paths):
         try: (score or _score)(p, s)
         except UsageError as e: raise UsageError(f'{p}: cannot be scored: {e}') from None
@@ -172,9 +169,8 @@ def read_study(
 )->StudyData:        # `UsageError` for what cannot be read or written
     "Read the lexicon and the tables of a study, and rank"
     s = SimpleNamespace(**settings)
-    lexicon,families,output = read_lexicons(s.lexicon,
-                                            s.collapse),read_families(s.families),output_folder(s.runs,
-                                                                                                s.output)
+    lexicon,families = read_lexicons(s.lexicon, s.collapse),read_families(s.families)
+    output = output_folder(s.runs, s.output)
     for p in map(Path, s.base1 + s.base2):
         if not p.expanduser().is_file():
             raise UsageError(f'base1, base2: {p}: no such file; rm-logprobs writes such tables')
@@ -194,31 +190,31 @@ class Piece:
     figure:object=None            # Becomes NAME.png and NAME.svg; with `asking` NAME-positive.png …
     asking:str=''                 # What the prompts ask for, as in `split_by_framing`
 
-def _over(df): return 'both' if df.prompt.nunique() > 1 else 'words'  # what the bootstrap draws
-
 # %% ../../nbs/analysis/08_study.ipynb #bab51007
-def _medians(data): # Median ranks against the steps (Fig. 4a)
+def _medians(data):
+    "Median ranks against the steps (Fig. 4a)"
     table = median_ranks(data.ranked, data.lexicon)
     for asking,df in split_by_framing(table).items():
         figure = rank_figure(df, data.settings.scale, data.size, data.families)
         yield Piece('medians', medians_caption(df), table, figure, asking)
 
 def _gap_pieces(name, gap, data): # `gap`: category_gap or base_gap
-    n_boot,scale = data.settings.n_boot,data.settings.scale
-    made = {k:gap(df, data.words, over=_over(df), n_boot=n_boot)
-            for k,df in split_by_framing(data.ranked).items()}
-    table = pd.concat([t.assign(asking=k) if k else t for k,t in made.items()], ignore_index=True)
-    for asking,t in made.items():
-        yield Piece(name, gaps_caption(t), table, gap_figure(t, scale, families=data.families), asking)
+    parts = gaps_by_framing(gap, data.ranked, data.words, n_boot=data.settings.n_boot)
+    table = with_asking(parts)
+    for asking,t in parts.items():
+        figure = gap_figure(t, data.settings.scale, families=data.families)
+        yield Piece(name, gaps_caption(t), table, figure, asking)
 
-def _gaps(data): # Gaps between categories, against the steps
+def _gaps(data):
+    "Gaps between categories, against the steps"
     yield from _gap_pieces('gaps', category_gap, data)
 
 # %% ../../nbs/analysis/08_study.ipynb #19a1fa25
 def _check_several(data):
     if len(data.models) < 2: raise UsageError('one model has nothing to be compared with; give several runs')
 
-def _base_gaps(data): # Differences between models, by category
+def _base_gaps(data):
+    "Differences between models, by category"
     _check_several(data)
     n = len(data.models)
     if n > 6: raise UsageError(f'{n} models are {n*(n-1)//2} pairs; give at most six runs')
@@ -233,7 +229,8 @@ def _family_tests(table, data): # Permutation tests between two families, or Non
     try: return permutation_tests(table, own, framing=_asks),''
     except UsageError as e: return None,f' No test: {first_line(e)}.'
 
-def _by_family(data): # The last medians by family of bases (Fig. 1), and permutation tests if there are two
+def _by_family(data):
+    "The last medians by family of bases (Fig. 1), and permutation tests if there are two"
     _check_several(data)
     table = median_ranks(data.ranked, data.lexicon)
     tests,why = _family_tests(table, data)
@@ -241,7 +238,8 @@ def _by_family(data): # The last medians by family of bases (Fig. 1), and permut
     caption = tests_caption(tests) if tests is not None else medians_caption(last_ranks(table)) + why
     yield Piece('by_family', caption, tests, family_figure(drawn, tests, data.size, data.families))
 
-def _movers(data): # The words whose ranks changed most (Fig. 5)
+def _movers(data):
+    "The words whose ranks changed most (Fig. 5)"
     averaged = data.settings.variants == 'average'
     table = rank_changes(data.ranked if averaged else ranked(data.ranked, data.lexicon, 'average'),
                          data.lexicon)
@@ -260,22 +258,26 @@ def _of_whole(data, f): # What f makes of every token of all tables; `UsageError
     if not made: raise why
     return pd.concat(made, ignore_index=True)
 
-def _agreement(data): # Rank correlations and overlaps with the first and with the last step
+def _agreement(data):
+    "Rank correlations and overlaps with the first and with the last step"
     k,scale = data.settings.k,data.settings.scale
     table = _of_whole(data, lambda scores: agreement(scores, k=tuple(dict.fromkeys((k, 100)))))
     yield Piece('agreement', agreement_caption(table), table,
                 agreement_figure(table, scale, k, data.families))
 
-def _ties(data): # How many tokens share their reward
+def _ties(data):
+    "How many tokens share their reward"
     table = _of_whole(data, tied_share)
     yield Piece('ties', ties_caption(table), table)
 
-def _extremes(data): # The tokens with the highest and the lowest rewards
+def _extremes(data):
+    "The tokens with the highest and the lowest rewards"
     table = _of_whole(data, lambda scores: extremes(scores, data.settings.k))
     yield Piece('extremes', extremes_caption(table), table, extremes_figure(table))
 
 # %% ../../nbs/analysis/08_study.ipynb #5a23701b
-def _mwlr(data): # What the base models themselves say (Fig. 3), and how far the rewards follow them
+def _mwlr(data):
+    "What the base models themselves say (Fig. 3), and how far the rewards follow them"
     base1,base2 = data.settings.base1,data.settings.base2
     if not base1:
         raise UsageError('no tables of log-probabilities; rm-logprobs writes them, pass them as base1, base2')
@@ -292,11 +294,17 @@ def _mwlr(data): # What the base models themselves say (Fig. 3), and how far the
         why = f'Rewards are not compared with the log-probabilities: {first_line(e)}.'
         yield Piece('mwlr_agreement', why)
 
-# %% ../../nbs/analysis/08_study.ipynb #2ba3513d
+# %% ../../nbs/analysis/08_study.ipynb #7702343e
 def _escaped(text): # Sentences that markdown and mathematics leave as they are
     for c in '\\*_$`[]<>': text = text.replace(c, '\\' + c)
     return text
 
+def _whole_caption(piece): # Says first what the prompts ask for
+    if not piece.asking: return piece.caption
+    asked = 'worst' if piece.asking == 'negative' else 'best'
+    return f'Prompts that ask for the {asked}. {piece.caption}'
+
+# %% ../../nbs/analysis/08_study.ipynb #2ba3513d
 class Album:
     "A folder of tables, figures and captions"
     def __init__(self,
@@ -308,15 +316,13 @@ class Album:
     ):
         "Write a table, a figure and its caption into the folder, and show them"
         from IPython.display import Markdown, display
-        stem,caption,made = '-'.join(filter(None, [piece.name, piece.asking])),piece.caption,[]
+        stem,caption,made = '-'.join(filter(None, [piece.name, piece.asking])),_whole_caption(piece),[]
         if piece.table is not None:
             made.append(write_text(self.output/f'{piece.name}.csv', csv_text(piece.table)))
         if piece.figure is not None:
             made += save_figure(piece.figure, self.output/stem)
             display(piece.figure)
         self.files |= {f.name:f for f in made}
-        asked = 'worst' if piece.asking == 'negative' else 'best'
-        if piece.asking: caption = f'Prompts that ask for the {asked}. {caption}'
         self.captions[stem] = caption
         lines = (f'**{_escaped(k)}** {_escaped(c)}\n\n' for k,c in self.captions.items())
         write_text(self.output/'captions.md', ''.join(lines))
@@ -327,9 +333,8 @@ class Album:
         pieces,   # Iterable of `Piece`s; `UsageError` if it cannot be made
     ):
         "Write the pieces of a part, or say why there are none"
-        for ending in (f'{asking}{e}' for asking in ('', '-positive', '-negative')
-                       for e in ('.csv', '.png', '.svg')):
-            (self.output/f'{name}{ending}').unlink(missing_ok=True)             # of an earlier study
+        for asking,ending in product(ASKING, ('.csv', '.png', '.svg')):
+            (self.output/f'{name}{asking}{ending}').unlink(missing_ok=True)     # of an earlier study
         try:
             for piece in pieces: self.keep(piece)
         except UsageError as e: self.keep(Piece(name, f'Left out: {first_line(e)}.'))
@@ -340,6 +345,12 @@ class Album:
         return f"{self.output}: {n['.csv']} tables (CSV), {n['.png']} pictures (PNG and SVG), captions.md"
 
 # %% ../../nbs/analysis/08_study.ipynb #0c822c2e
+def _part(pieces): # The method of a study that writes and shows one part; `pieces`: its generator
+    name = pieces.__name__.lstrip('_')
+    def _write(self): self.make(name, pieces(self.data))
+    _write.__name__,_write.__doc__ = name,pieces.__doc__
+    return _write
+
 class Study(Album):
     "What models value, by a lexicon: each part gives a table, figures and captions"
     def __init__(self,
@@ -358,30 +369,6 @@ class Study(Album):
         return (f"{models}: {size}, {steps or 'no'} step{'s'*(steps != 1)}, "
                 f"{max(1, prompts)} prompt{'s'*(prompts > 1)}")
 
-    def medians(self):
-        "Median ranks against the steps (Fig. 4a)"
-        self.make('medians', _medians(self.data))
-    def gaps(self):
-        "Gaps between categories, against the steps"
-        self.make('gaps', _gaps(self.data))
-    def by_family(self):
-        "The last medians by family of bases (Fig. 1), and permutation tests if there are two"
-        self.make('by_family', _by_family(self.data))
-    def base_gaps(self):
-        "Differences between models, by category"
-        self.make('base_gaps', _base_gaps(self.data))
-    def movers(self):
-        "The words whose ranks changed most (Fig. 5)"
-        self.make('movers', _movers(self.data))
-    def agreement(self):
-        "Rank correlations and overlaps with the first and with the last step"
-        self.make('agreement', _agreement(self.data))
-    def ties(self):
-        "How many tokens share their reward"
-        self.make('ties', _ties(self.data))
-    def extremes(self):
-        "The tokens with the highest and the lowest rewards"
-        self.make('extremes', _extremes(self.data))
-    def mwlr(self):
-        "What the base models themselves say (Fig. 3), and how far the rewards follow them"
-        self.make('mwlr', _mwlr(self.data))
+    medians,gaps,by_family,base_gaps = map(_part, (_medians, _gaps, _by_family, _base_gaps))
+    movers,agreement,ties = map(_part, (_movers, _agreement, _ties))
+    extremes,mwlr = map(_part, (_extremes, _mwlr))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROLES', 'FORMS', 'RANK_FORMS', 'IDS', 'ENDINGS', 'BATCH', 'DICT', 'WHOLE', 'COPIES', 'REPORTS', 'Form', 'step_of',
            'form_of', 'Table', 'open_bytes', 'open_table', 'batches', 'BadCell', 'to_texts', 'to_number', 'to_floats',
-           'to_ints', 'bad_cell', 'is_note', 'table_names', 'find_tables']
+           'to_ints', 'bad_cell', 'is_note', 'table_names', 'is_run', 'find_tables']
 
 # %% ../../nbs/analysis/01_table_files.ipynb #062ad5e4
 import csv, gzip, io, re, zlib
@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa, pyarrow.compute as pc, pyarrow.csv, pyarrow.parquet as pq
 from ..core.errors import UsageError, first_line
+from ..core.files import shortest_ends
 from ..values.stimuli import PROMPTS
 
 # %% ../../nbs/analysis/01_table_files.ipynb #a134174b
-ROLES = dict(
+ROLES = dict( # Role of a column -> the names it may have
     model=('model', 'model_id'), step=('step', 'checkpoint'), prompt=('prompt',),
     token_id=('token_id',), token_name=('token_name',),
     token_decoded=('token_decoded', 'response', 'word', 'token'),
     reward=('reward', 'score'), category=('category',), n=('n',),
-    # Role of a column -> the names it may have
     median_rank=('median_rank', 'sum_value'), base=('base', 'base_model'))
 FORMS = ('token_decoded with reward (and step, prompt) | token_decoded with step-0 … step-N | '
          'token_decoded (or response) with one column per prompt')
@@ -43,8 +43,8 @@ _ROW_NUMBERS = re.compile(r'unnamed: \d+|__index_level_\d+__|index|id|rank')
 
 def _roles_of(names): # role -> position
     lower = [n.strip().lower() for n in names]
-    return {role: lower.index(next(n for n in own if n in lower)) for role,
-            own in ROLES.items() if set(own) & set(lower)}
+    found = {role: next((n for n in own if n in lower), None) for role,own in ROLES.items()}
+    return {role: lower.index(name) for role,name in found.items() if name is not None}
 
 def _other_columns(lower): # position -> name of the columns that have no role
     known = {n for own in ROLES.values() for n in own}
@@ -64,8 +64,8 @@ def form_of(
     "The form of a table"
     lower,roles = [n.strip().lower() for n in names],_roles_of(names)
     others = _other_columns(lower)
-    steps = {i:step_of(n) for i,
-             n in others.items() if re.match('step|checkpoint', n) and step_of(n) is not None}
+    named = {i:step_of(n) for i,n in others.items() if re.match('step|checkpoint', n)}
+    steps = {i:step for i,step in named.items() if step is not None}
     scored = 'token_decoded' in roles and ('reward' in roles or steps or set(others.values()) & set(PROMPTS))
     if {'category', 'median_rank'} <= set(roles): form = Form('ranks', roles)
     elif 'dicterm' in lower or 'category' in roles and not scored: form = Form('lexicon', roles)
@@ -159,8 +159,7 @@ def _csv_batches(table, columns): # Yields record batches of text columns
     types = {str(i): DICT if i in repetitive else pa.string() for i in columns}
     whole = table.path.stat().st_size <= WHOLE
     read = pa.csv.ReadOptions(column_names=names, skip_rows=table.blank, skip_rows_after_names=1,
-                              block_size=2**24,
-                              use_threads=not whole)
+                              block_size=2**24, use_threads=not whole)
     parse = pa.csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True)
     convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types))
     with open_bytes(table.path) as f:
@@ -286,9 +285,8 @@ def is_note(
     "Does a column hold text, and no number at all?"
     t = column.type
     if _numeric(t) or pa.types.is_null(t): return False
-    if not any(is_type(t)
-               for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)):
-        return True
+    texts = pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary
+    if not any(is_type(t) for is_type in texts): return True
     for text in pc.unique(to_texts(column)).to_pylist():
         try:
             if text is not None and not np.isnan(to_number(text)): return False
@@ -314,12 +312,7 @@ def table_names(
     paths:list[Path], # Of tables
 )->list[str]:         # Names of their models
     "The shortest ends of paths that tell the tables apart"
-    parts,names = [_name_parts(p) for p in paths],[]
-    for own in parts:
-        others = [o for o in parts if o != own]
-        distinct = (n for n in range(1, len(own)+1) if all(o[-n:] != own[-n:] for o in others))
-        names.append('/'.join(own[-next(distinct, len(own)):]))
-    return names
+    return shortest_ends([_name_parts(p) for p in paths])
 
 # %% ../../nbs/analysis/01_table_files.ipynb #45fb64d7
 def _values_table(folder): # The table of a run, or of its folder `values`; None for other folders
@@ -328,6 +321,12 @@ def _values_table(folder): # The table of a run, or of its folder `values`; None
     found = {p.name.lower():p for p in sorted(folder.iterdir()) if p.is_file()}
     wanted = [f'{stem}{ending}' for stem in ('values', *COPIES) for ending in ENDINGS[::-1]]
     return next((found[name] for name in wanted if name in found), None)
+
+def is_run(
+    folder:Path, # Any folder
+)->bool:
+    "Was a training logged here?"
+    return any((folder/f).is_file() for f in ('metrics.jsonl', 'manifest.json'))
 
 def _candidates(folder, leave): # Files of a folder that may be tables
     def _may_be(p):
@@ -350,7 +349,7 @@ def _in_folder(folder, kinds, leave): # Tables of a folder
     if found: return found
     runs = [d for d in sorted(folder.iterdir()) if d.is_dir() and (d/'values').is_dir()]
     if values := [v for run in runs if (v := _values_table(run))]: return [open_table(v) for v in values]
-    if any((folder/f).is_file() for f in ('metrics.jsonl', 'manifest.json')):
+    if is_run(folder):
         raise UsageError(f'{folder}: is a run without values; compute them first with rm-values')
     kind = lambda t: 'other' if t.form.kind == 'scores' else t.form.kind
     there = ', '.join(f'{t.path.name} ({kind(t)})' for t in tables[:8]) or 'no CSV or parquet file'

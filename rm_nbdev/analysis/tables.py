@@ -15,13 +15,23 @@ from ..core.errors import UsageError
 from ..values.stimuli import PROMPTS, coverage, match
 from .table_files import (
     FORMS, IDS, RANK_FORMS, BadCell, Form, Table, bad_cell, batches, find_tables, is_note, open_bytes,
-    open_table,
-    table_names, to_floats, to_ints, to_texts)
+    open_table, table_names, to_floats, to_ints, to_texts)
 
 # %% ../../nbs/analysis/02_tables.ipynb #604790f2
 def _plain(column): # As one array, texts without a dictionary
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return column if pa.types.is_integer(column.type) else to_texts(column)
+
+def _wanted(texts, lexicon, vocabulary): # bool (k,): which match the lexicon and are in the vocabulary
+    keep = np.ones(len(texts), bool)
+    if lexicon is not None: keep &= match(texts, lexicon).notna().to_numpy()
+    if vocabulary is not None: keep &= texts.isin(vocabulary).to_numpy()
+    return keep
+
+def _has_prompt(column, prompts): # bool (n,): which rows have one of these; all if the table has none
+    if prompts is None or column.null_count == len(column): return np.ones(len(column), bool)
+    asked = pa.array(sorted(prompts), pa.string())
+    return pc.is_in(_plain(column), asked).to_numpy(zero_copy_only=False)
 
 # %% ../../nbs/analysis/02_tables.ipynb #cc68428e
 class Selection:
@@ -39,12 +49,6 @@ class Selection:
         self.keep = np.zeros(1, bool)
         self.last = None,None                       # the last column of texts, and its answer
 
-    def _learn(self, new): # Decide on texts that were not seen before
-        texts,keep = new.to_pandas(),np.ones(len(new), bool)
-        if self.lexicon is not None: keep &= match(texts, self.lexicon).notna().to_numpy()
-        if self.vocabulary is not None: keep &= texts.isin(self.vocabulary).to_numpy()
-        self.texts,self.keep = pa.concat_arrays([self.texts, new]),np.r_[self.keep[:-1], keep, False]
-
     def tokens(self,
         texts:pa.Array, # shape (n,)
     )->np.ndarray:      # bool, shape (n,)
@@ -54,7 +58,8 @@ class Selection:
         index = pc.index_in(texts, value_set=self.texts)
         new = pc.unique(texts.filter(index.is_null())).drop_null()
         if len(new):
-            self._learn(new)
+            keep = _wanted(new.to_pandas(), self.lexicon, self.vocabulary)
+            self.texts,self.keep = pa.concat_arrays([self.texts, new]),np.r_[self.keep[:-1], keep, False]
             index = pc.index_in(texts, value_set=self.texts)
         self.last = texts,self.keep[index.fill_null(-1).to_numpy()]
         return self.last[1]
@@ -63,14 +68,11 @@ class Selection:
         ids:pa.Table, # Columns `IDS`, n rows
     )->np.ndarray:    # bool, shape (n,)
         "Which rows are selected"
-        keep,prompts = np.ones(len(ids), bool),ids['prompt']
+        prompts = ids['prompt']
         self.seen_prompts |= dict.fromkeys(p for p in pc.unique(prompts).to_pylist() if p is not None)
-        if self.lexicon is not None or self.vocabulary is not None:
-            keep &= self.tokens(_plain(ids['token_decoded']))
-        if self.prompts is not None and prompts.null_count < len(ids):
-            asked = pa.array(sorted(self.prompts), pa.string())
-            keep &= pc.is_in(_plain(prompts), asked).to_numpy(zero_copy_only=False)
-        return keep
+        keep = _has_prompt(prompts, self.prompts)
+        if self.lexicon is None and self.vocabulary is None: return keep
+        return keep & self.tokens(_plain(ids['token_decoded']))
 
 # %% ../../nbs/analysis/02_tables.ipynb #7612cf37
 def _as_text(column): # Text as stored, or converted
@@ -290,8 +292,8 @@ def read_vocabulary(
         raise UsageError(f'{path}: is not UTF-8 text; save it as CSV in UTF-8') from None
     tokens = list(dict.fromkeys(t for t in tokens if t))
     if not tokens:
-        raise UsageError(f'{path}: holds no tokens; write one per line, '
-                                     'or as CSV with a column token_decoded')
+        raise UsageError(f'{path}: holds no tokens; write one per line, or as CSV with a column '
+                         'token_decoded')
     return tokens
 
 # %% ../../nbs/analysis/02_tables.ipynb #a19514ef

@@ -9,7 +9,7 @@ __all__ = ['ROWS', 'families', 'value_rows', 'welch_t', 'stars', 'permutation_te
 import math, re, warnings
 from collections.abc import Callable, Mapping
 import numpy as np, pandas as pd
-from ..core.errors import UsageError, first_line
+from ..core.errors import UsageError, check_columns, first_line
 from ..values.stimuli import framing as framing_of
 
 # %% ../../nbs/analysis/06_tests.ipynb #c36ce41c
@@ -44,11 +44,7 @@ _NEEDED = ('model', 'prompt', 'category', 'median_rank')
 def _first_row(df): return ', '.join(f'{k} {v}' for k,v in df.iloc[0][list(_NEEDED)].items())
 
 def _checked(df): # Complete, and median ranks as finite numbers
-    lost = [c for c in _NEEDED if c not in df]
-    if lost:
-        there = ', '.join(map(str, df.columns)) or 'none'
-        raise UsageError(f"the table of ranks has no column {', '.join(lost)}; it has {there}; "
-                         'rm-ranks writes such a table')
+    check_columns(df, _NEEDED, 'the table of ranks', 'rm-ranks writes such a table')
     if not len(df): raise UsageError('the table of ranks has no rows; rm-ranks writes one')
     df = df.assign(median_rank=pd.to_numeric(df.median_rank, errors='coerce').astype(float))
     bad = df[~np.isfinite(df.median_rank) | df.model.isna() | df.category.isna()]
@@ -128,9 +124,8 @@ def _values(panel, groups, pair): # The two samples of a panel; `UsageError` if 
     for name in pair:
         n = len(groups.get(name, ()))
         if n < 2:
-            raise UsageError(f"{where}: {name} has {n} value{'' if n == 1 else 's'}, "
-                             "Welch's t needs 2 or more; "
-                             'add prompts or models, or leave the panel out')
+            raise UsageError(f"{where}: {name} has {n} value{'' if n == 1 else 's'}, Welch's t needs 2 or "
+                             'more; add prompts or models, or leave the panel out')
     x,y = (groups[name] for name in pair)
     if np.ptp(np.concatenate([x, y])) == 0:
         raise UsageError(f'{where}: all {len(x)+len(y)} median ranks are {x[0]:g}; '
@@ -152,7 +147,7 @@ def permutation_tests(
     family,                     # As `where` in `families`
     between:tuple|None=None,    # Two families, where there are more
     n_resamples:int=9999,       # Random assignments; all of them if there are no more than these
-    seed:int=0,  # Of the assignments; the same for each panel, so that none depends on another
+    seed:int=0,                 # Of the assignments; the same for each panel, so that none depends on another
     step:int|None=None,         # As in `value_rows`
     framing=None,               # As in `value_rows`
 )->pd.DataFrame: # category, framing, family_1, family_2, n_1, n_2, mean_1, mean_2, t, p, p_adjusted, stars
@@ -243,8 +238,7 @@ def _coefficients(fit): # term, coefficient, std_error, z, p, low, high; then th
     interval = fit.conf_int().loc[names]
     terms = [re.sub(r'C\((\w+)\)\[T\.(.*?)\](?=:C\(|$)', r'\1=\2', name) for name in names]
     fixed = dict(term=terms, coefficient=fit.fe_params, std_error=fit.bse_fe, z=fit.tvalues[names],
-                 p=fit.pvalues[names],
-                 low=interval[0], high=interval[1])
+                 p=fit.pvalues[names], low=interval[0], high=interval[1])
     fixed = pd.DataFrame({k: np.asarray(v) if k != 'term' else v for k,v in fixed.items()})
     variances = dict(term=['model variance', 'residual variance'],
                      coefficient=[float(fit.cov_re.iloc[0, 0]), float(fit.scale)])
@@ -262,8 +256,7 @@ def mixed_model(
     _check_cells(rows, 'family')
     n = rows.groupby('family').model.nunique()
     if len(few := n[n < 2]):
-        raise UsageError(f"family {few.index[0]} has one model, whose level cannot be separated from "
-                         "the family's: "
-                         'give two or more models of each, or use anova')
+        raise UsageError(f'family {few.index[0]} has one model, whose level cannot be separated from the '
+                         "family's: give two or more models of each, or use anova")
     out = _coefficients(_fit_mixed(rows))
     return out.assign(stars=out.p.map(stars))

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'COMMANDS', 'rm_train', 'rm_run', 'rm_batches', 'rm_plot', 'rm_score', 'rm_upload', 'rm_values',
            'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'FlagFormatter', 'make_parser', 'flag_parser',
-           'parse_flags', 'parameters_text', 'command_parser']
+           'parse_flags', 'parameter_lines', 'parameters_text', 'command_parser']
 
 # %% ../../nbs/core/05_cli.ipynb #82e604aa
-import functools, importlib, os, sys, typing
+import functools, importlib, os, sys, textwrap, typing
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import fields
 from importlib.util import module_from_spec, spec_from_file_location
@@ -148,6 +148,21 @@ def _file_settings(file, method): # What a file sets; of another method's file, 
     return {k:v for k,v in found.items() if k in all_settings(method)}
 
 # %% ../../nbs/core/05_cli.ipynb #d03c8ef3
+def parameter_lines(
+    name:str,      # Of the parameter
+    kind:str,      # Its type, as Python source that papermill can read
+    value,         # Its default
+    about:str,     # What it is; papermill shows the part on the line of the assignment as its help
+    width:int=110, # Characters of a line; a comment goes on in the next one
+)->list[str]:      # Lines of a parameters cell
+    "A parameter of a notebook with its explanation, in lines that need no scrolling"
+    head,last = [],f'{name}: {kind} = {value!r}'
+    if len(last) > width*2//3 and isinstance(value, list):                # then the comment has room
+        head,last = [f'{name}: {kind} = ['],f'    {repr(value)[1:]}'
+    first,*rest = textwrap.wrap(about, width-len(last)-4)
+    more = textwrap.wrap(' '.join(rest), width-6)
+    return [*head, f'{last}  # {first}', *(f'    # {line}' for line in more)]
+
 def parameters_text(
 )->str: # Python source of a cell
     "The parameters cell of the training notebook"
@@ -160,7 +175,7 @@ def parameters_text(
         lines.append(f'# {group._argument_group_name}')
         for name in (f.name for f in fields(group)):
             t,_,about = settings[name]
-            lines.append(f'{name}: {_type_text(t)} = {values[name]!r}  # {about}')
+            lines += parameter_lines(name, _type_text(t), values[name], about)
     return '\n'.join(lines)
 
 def _type_text(t): # As papermill can read it, which does not know `int|None`

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIST', 'STATE', 'LOADABLE', 'NOT_LOADABLE', 'replacing', 'sync', 'write_text', 'read_json', 'check_writable',
-           'sha256', 'folder_files', 'checkpoint_steps', 'role', 'holds_model', 'best_step', 'shipped_file']
+           'check_new_file', 'sha256', 'folder_files', 'checkpoint_steps', 'role', 'holds_model', 'best_step',
+           'shortest_ends', 'shipped_file']
 
 # %% ../../nbs/core/02_files.ipynb #dc61a940
 import fnmatch, hashlib, importlib.util, json, os, re, threading
@@ -60,17 +61,33 @@ def read_json(
 # %% ../../nbs/core/02_files.ipynb #00060d59
 def check_writable(
     folder, # Folder to write in; it and its parents need not exist
+    name,   # What the user calls it, such as --output DIR
 ):
-    "Raise `OSError` if nothing can be written in a folder; leaves no trace"
+    "`UsageError` if nothing can be written in a folder; leaves no trace"
     folder = Path(folder)
     created = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder/f'.writable.{os.getpid()}'
         probe.touch(); probe.unlink()
+    except OSError as e:
+        raise UsageError(f'{name}: cannot be written ({e.strerror}); choose another folder') from None
     finally:
         for p in created:
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
+
+# %% ../../nbs/core/02_files.ipynb #bb2ad8de
+def check_new_file(
+    path, # File to write or to replace
+    name, # What the user calls it, such as --output FILE
+):
+    "`UsageError` if no file can be written at a path"
+    path = Path(path)
+    if path.is_dir(): raise UsageError(f'{name}: is a folder; name a file')
+    if not path.parent.is_dir():
+        raise UsageError(f'{name}: there is no folder {path.parent}; create it, or choose another')
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f'{name}: the folder {path.parent} is not writable; choose another')
 
 # %% ../../nbs/core/02_files.ipynb #d65c590b
 def sha256(
@@ -140,6 +157,18 @@ def best_step(
         if m: return int(m[1])
         if state: return None            # the newest state names no best step; an older one is out of date
     return None
+
+# %% ../../nbs/core/02_files.ipynb #e62b215a
+def shortest_ends(
+    paths:list, # The parts of each path, a tuple, from the top
+)->list[str]:   # Of each; equal paths have equal ends
+    "The shortest ends that tell different paths apart"
+    ends = []
+    for own in paths:
+        others = [o for o in paths if o != own]
+        distinct = (n for n in range(1, len(own)+1) if all(o[-n:] != own[-n:] for o in others))
+        ends.append('/'.join(own[-next(distinct, len(own)):]))
+    return ends
 
 # %% ../../nbs/core/02_files.ipynb #c1d50f24
 def shipped_file(

@@ -65,7 +65,9 @@ def check_messages(
     what = f"the last turn is the {last}'s, expected the assistant's"
     raise BadRow('last_turn_not_assistant', what, column)
 
-# %% ../../nbs/data/02_pairs.ipynb #5de59996
+# %% ../../nbs/data/02_pairs.ipynb #44d6c37a
+_summarize = 'Generate one-sentence summary for the following post: '
+
 def check_number(
     value,       # What should be a number
     column:str,  # For the message
@@ -78,9 +80,6 @@ def check_number(
     except OverflowError: number = math.inf
     if math.isfinite(number): return number
     raise BadRow('not_a_number', f"expected a finite number, found {number}", column)
-
-# %% ../../nbs/data/02_pairs.ipynb #44d6c37a
-_summarize = 'Generate one-sentence summary for the following post: '
 
 def _ask_summary(messages:list)->list: # The same conversation, its first user turn asking for a summary
     first = next((i for i,m in enumerate(messages) if m['role']=='user'), None)
@@ -228,6 +227,10 @@ def held_out_rows(
     def rank(i): return hashlib.blake2b(f'{seed}:{i}'.encode(), digest_size=16).digest()
     return sorted(sorted(range(n), key=rank)[:k])
 
+def _hold_out(rows, fraction, seed): # Rows to train on, rows held out, and the entry of the report
+    out = held_out_rows(len(rows), fraction, seed)
+    return np.delete(rows, out), rows[out], dict(fraction=fraction, seed=seed, rows=len(out))
+
 # %% ../../nbs/data/02_pairs.ipynb #04785a8f
 _modes = {'40k':20, '400k':2}
 _eval_names = ('val', 'validation', 'valid', 'eval', 'evaluation', 'dev')
@@ -252,6 +255,11 @@ def check_options(
     whole = isinstance(dataset_step_size, int) and not isinstance(dataset_step_size, bool)
     if whole and dataset_step_size>=1: return dataset_step_size, f'--dataset_step_size {dataset_step_size}'
     raise UsageError(f'--dataset_step_size {dataset_step_size}: must be a whole number of at least 1')
+
+def _every_nth(rows, step, flag, dataset): # Rows 0, N, 2N, …; `flag` and `dataset` for the message
+    if step <= len(rows): return rows[::step]
+    remedy = f'Choose a step of at most {len(rows)}'
+    raise UsageError(f'{flag}: larger than the {len(rows)} training pairs of {dataset}. {remedy}')
 
 # %% ../../nbs/data/02_pairs.ipynb #4d0518e8
 def choose_splits(
@@ -339,18 +347,11 @@ def load_pairs(
     held = dict(split=names['eval'])
     if not names['eval']:
         fraction = eval_fraction or _default_fraction(about['columns']['train'])
-        out = held_out_rows(len(rows['train']), fraction, split_seed)
-        tables['eval'],rows['eval'] = tables['train'],rows['train'][out]
-        rows['train'] = np.delete(rows['train'], out)
-        held = dict(fraction=fraction, seed=split_seed, rows=len(out))
-        counts['train']['held_out'] = len(out)
-
-    n = len(rows['train'])
-    if step>n:
-        remedy = f'Choose a step of at most {n}'
-        raise UsageError(f'{flag}: larger than the {n} training pairs of {dataset}. {remedy}')
-    rows['train'] = rows['train'][::step][:100 if debug else None]
-    subsample = dict(mode=dataset_mode or '', step_size=step, kept=len(range(0, n, step)))
+        rows['train'],rows['eval'],held = _hold_out(rows['train'], fraction, split_seed)
+        tables['eval'],counts['train']['held_out'] = tables['train'],held['rows']
+    kept = _every_nth(rows['train'], step, flag, dataset)
+    rows['train'] = kept[:100 if debug else None]
+    subsample = dict(mode=dataset_mode or '', step_size=step, kept=len(kept))
 
     keep = [c for c in _features if c!='drop']
     pairs = {k: tables[k].select(rows[k]).select_columns(keep) for k in ('train', 'eval')}

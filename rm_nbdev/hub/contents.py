@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['UPLOADED', 'NOT_UPLOADED', 'KEPT', 'LEDGER', 'SHOWN', 'BEGIN', 'END', 'loadable_files', 'git_hash', 'same_content',
-           'compare', 'told', 'read_ledger', 'tag_of', 'steps_of', 'best_of', 'planned', 'evaluations', 'step_table',
-           'checkpoint_kind', 'loading_code', 'hub_id', 'card_body', 'front_matter', 'model_card']
+           'compare', 'describe', 'read_ledger', 'tag_of', 'steps_of', 'best_of', 'planned', 'state_of', 'table',
+           'evaluations', 'step_table', 'checkpoint_kind', 'loading_code', 'hub_id', 'card_body', 'front_matter',
+           'model_card']
 
 # %% ../../nbs/hub/01_contents.ipynb #04d027bb
 import contextlib, fnmatch, hashlib, json, os, re
@@ -70,6 +71,7 @@ def same_content(
     own = sha256(path) if by_sha256 else git_hash(path)
     return entry.blob_id == own
 
+# %% ../../nbs/hub/01_contents.ipynb #a7879594
 def compare(
     files:dict,  # Path in the repository -> file on disk
     tree:dict,   # Path in the repository -> `RepoFile`
@@ -79,7 +81,7 @@ def compare(
                 different=[p for p,f in files.items() if p in tree and not same_content(f, tree[p])],
                 extra=[p for p in tree if p not in files and not _like(p, KEPT)])
 
-def told(
+def describe(
     found:dict, # From `compare`
 )->str:         # One line; '' where nothing differs
     "A comparison in words"
@@ -148,6 +150,25 @@ def planned(
     tags = {tag_of(s, prefix):s for s in steps}
     if best is not None: tags[tag_of('best', prefix)] = best
     return tags | {tag_of('final', prefix):last, 'main':last if best is None else best}, best
+
+# %% ../../nbs/hub/01_contents.ipynb #e5390dc5
+def state_of(
+    found:dict|None, # None, or dict(oid, differs) with the text of `describe`
+)->str:              # missing, ok, or what is different
+    "The state of a tag in words"
+    if found is None: return 'missing'
+    return f"different ({found['differs']})" if found['differs'] else 'ok'
+
+def table(
+    plan:dict,   # tag -> step
+    found:dict,  # tag -> as for `state_of`
+)->str:          # Aligned columns
+    "Every tag with its checkpoint, commit and state"
+    def oid(tag): return (found.get(tag) or {}).get('oid', '')[:8]
+    rows = [('tag', 'checkpoint', 'commit', 'state')]
+    rows += [(tag, f'checkpoint-{step}', oid(tag), state_of(found.get(tag))) for tag,step in plan.items()]
+    tag_width,checkpoint_width,commit_width = (max(len(r[i]) for r in rows) for i in range(3))
+    return '\n'.join(f'{t:{tag_width}}  {c:{checkpoint_width}}  {o:{commit_width}}  {s}' for t,c,o,s in rows)
 
 # %% ../../nbs/hub/01_contents.ipynb #01c86e7c
 def _events(run): # (step, values) of evaluations, in order

@@ -6,7 +6,7 @@
 __all__ = ['MINIATURE_PARTS', 'check_parts', 'miniature_flags']
 
 # %% ../../nbs/miniature/00_commands.ipynb #c1ccc6dc
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_at_least
 from ..core.cli import make_parser
 
 # %% ../../nbs/miniature/00_commands.ipynb #56d163f8
@@ -34,8 +34,8 @@ _EXAMPLES = """
   rm-miniature --seeds 2              a first look, in 2 minutes
   rm-miniature dose size              other parts; trials that parts share run once
   rm-miniature all --workers 8        everything"""
-_PARTS = '\nparts:\n' + ''.join(f'  {k:6} {v}\n'
-                                for k,v in MINIATURE_PARTS.items()) + '  all    all of these\n'
+_ROWS = ''.join(f'  {part:6} {about}\n' for part,about in MINIATURE_PARTS.items())
+_PARTS = f'\nparts:\n{_ROWS}  all    all of these\n'
 _FILES = """
 Writes bias.png, results.csv, ranks.csv, heads.csv, commands.sh, and a run directory for each reward model.
 If it is interrupted, rerun the same command to resume; finished trials are not repeated. Exit code: 0;
@@ -43,8 +43,7 @@ If it is interrupted, rerun the same command to resume; finished trials are not 
 
 def miniature_flags(
     argv:list[str], # Words after rm-miniature
-# A namespace: `parts` (checked, at least one), `output`, `seeds`, `workers`, `pretraining_steps`
-):
+):                  # `parts` (checked, at least one), `output`, `seeds`, `workers`, `pretraining_steps`
     "`rm-miniature [PART ...] [flags]`; `UsageError` for a number that is too small or an unknown part"
     p = make_parser('rm-miniature', '[PART ...] [flags]', _WHAT, _EXAMPLES, _PARTS + _FILES)
     p.add_argument('parts', metavar='PART', nargs='*',
@@ -58,7 +57,6 @@ def miniature_flags(
                         'bases are then not checked for having learned enough')
     flags = p.parse_args(argv)
     for name,low in (('seeds', 1), ('workers', 0), ('pretraining_steps', 1)):
-        if getattr(flags, name) < low:
-            raise UsageError(f'--{name} {getattr(flags, name)}: must be {low} or more')
+        check_at_least(f'--{name}', getattr(flags, name), low)
     flags.parts = check_parts(flags.parts or ['main'])
     return flags

@@ -17,7 +17,7 @@ import numpy as np, pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_at_least, check_columns
 from ..values.stimuli import read_lexicons
 from ..training.metrics import curve, read_metrics
 from ..doctor.checks import usable_cores
@@ -31,8 +31,7 @@ SETTINGS = dict( # Of every trial, as flags of rm-train
     max_length=64, bf16=False, use_cpu=True, lora_r=8, lora_alpha=16, lora_dropout=0,
     lora_target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
     per_device_train_batch_size=32, gradient_accumulation_steps=1, per_device_eval_batch_size=400,
-    max_steps=64,
-    learning_rate=1e-3, weight_decay=0, warmup_steps=4, max_grad_norm=1, use_log_overlay=True,
+    max_steps=64, learning_rate=1e-3, weight_decay=0, warmup_steps=4, max_grad_norm=1, use_log_overlay=True,
     save_strategy='steps', save_steps=64, eval_steps=64, logging_steps=16, load_best_model_at_end=False)
 
 RECIPES = {  # Name in the results -> method, and settings that differ
@@ -93,7 +92,7 @@ def plan(
     seeds:int=10,    # Seeds of the main part; of the others at most 5
 )->list[Trial]:      # Each once
     "The trials that some parts need; `UsageError` for an unknown part"
-    if seeds < 1: raise UsageError(f'--seeds {seeds}: must be 1 or more')
+    check_at_least('--seeds', seeds)
     every,few = range(seeds),range(min(5, seeds))
     of = dict(main=_main(every), dose=_dose(few), size=_size(few), grm=_grm(few), full=_full(few),
               mwlr=_main(every) + _dose(few))
@@ -206,9 +205,8 @@ def z_gap(
 # By step, in standard deviations of the rewards; positive where agency words have more
 )->pd.Series:
     "Mean standardised reward of agency words minus that of communion words, averaged over questions"
-    ranks = ranked(scores, lexicon)
-    return category_gap(ranks, lexicon, 'Agency', 'Communion', over='prompts',
-                        n_boot=1).set_index('step').z_gap
+    gap = category_gap(ranked(scores, lexicon), lexicon, 'Agency', 'Communion', over='prompts', n_boot=1)
+    return gap.set_index('step').z_gap
 
 def trial_rows(
     trial:Trial,
@@ -234,8 +232,7 @@ def side_gaps(
 # One row per model and step: base, method, company, step_size, seed, step, z_gap, accuracy, gap
 )->pd.DataFrame:
     "How many places agency ranks above communion"
-    if lost := [c for c in COLUMNS if c not in results]:
-        raise UsageError(f'results: has no column {lost[0]!r}; give a results.csv, as rm-miniature writes it')
+    check_columns(results, COLUMNS, 'results', 'give a results.csv, as rm-miniature writes it')
     wide = results.set_index([*KEYS, 'category']).median_rank.unstack('category')
     gap = (wide.Communion - wide.Agency).rename('gap')
     return gap.reset_index().sort_values(KEYS[:6], ignore_index=True)
@@ -257,9 +254,10 @@ def last_gaps(
 def mean_interval(
     values,            # Numbers, one per seed
     level:float=.95,   # Of the interval
-)->tuple:              # Mean, low, high; NaN for the limits of one value
+)->tuple:              # Mean, low, high; NaN for the limits of one value, and for all three of none
     "Mean with Student's t interval"
     v = np.asarray(values, float)
+    if not len(v): return (math.nan,)*3
     half = math.nan
     if len(v) > 1: half = stats.t.ppf((1 + level)/2, len(v)-1)*v.std(ddof=1)/math.sqrt(len(v))
     return v.mean(), v.mean()-half, v.mean()+half
@@ -284,7 +282,7 @@ def criteria(
     rows = [_side_criterion(end, 'agency', 1, 'Agency above Communion'),
             _side_criterion(end, 'communion', -1, 'Communion above Agency')]
     neutral = end[end.base == 'neutral'].gap
-    mean,low,high = mean_interval(neutral) if len(neutral) else (math.nan,)*3
+    mean,low,high = mean_interval(neutral)
     rows.append(('neutral base: the 95 % interval of the mean gap covers 0',
                  f'{mean:.1f} [{low:.1f}, {high:.1f}]', bool(low <= 0 <= high)))
     rows.append((f'held-out accuracy above {ACCURACY} in every model',
@@ -302,7 +300,7 @@ def _base_sentence(end, base, other): # Gaps turned so that the base's own words
 
 def _neutral_sentence(end):
     neutral = end[end.base == 'neutral'].gap
-    mean,low,high = mean_interval(neutral) if len(neutral) else (math.nan,)*3
+    mean,low,high = mean_interval(neutral)
     if math.isnan(low): covers = 'needs more seeds'
     else: covers = 'covers 0' if low <= 0 <= high else 'does not cover 0'
     interval = f'95 % interval {low:.1f} to {high:.1f}, which {covers}'

@@ -20,7 +20,7 @@ from ..values.stimuli import MINIATURE_PROMPTS, read_lexicons
 from ..values.mwlr import class_mwlr, mwlr_table
 from ..plots.curves import COLORS, GREY, Picture, log2_steps
 from ..plots.values import legend_below, rank_axis
-from .experiment import (BASES, KEYS, last_gaps, main_part, mean_interval, side_gaps)
+from .experiment import BASES, KEYS, last_gaps, main_part, mean_interval, side_gaps
 
 # %% ../../nbs/miniature/02_figures.ipynb #8889f936
 BASE_COLORS = dict(agency=COLORS[1], communion=COLORS[0], neutral=GREY)
@@ -34,9 +34,9 @@ def _draw_seeds(ax, wide, color):
 
 def _draw_mean(ax, x, values, color): # A diamond with its interval
     mean,low,high = mean_interval(values)
-    ax.errorbar([x], [mean], None if np.isnan(low) else [[mean-low], [high-mean]], color=color, marker='D',
-                ms=6,
-                mec='white', capsize=4, lw=1.6, zorder=3)
+    interval = None if np.isnan(low) else [[mean-low], [high-mean]]
+    ax.errorbar([x], [mean], interval, color=color, marker='D', ms=6, mec='white', capsize=4, lw=1.6,
+                zorder=3)
 
 # %% ../../nbs/miniature/02_figures.ipynb #ad90136e
 _GAP = 'gap (places; over 0: agency stands higher)'
@@ -259,8 +259,8 @@ def mwlr_gap(
     lexicon:pd.DataFrame, # Columns category (Agency, Communion), word
 )->float:                 # Nats; positive where the first base favours agency words more than the second does
     "MWLR summed over agency words minus that over communion words, averaged over questions"
-    by = class_mwlr(mwlr_table(first, second), lexicon).pivot(index='prompt', columns='category',
-                                                              values='sum')
+    by_class = class_mwlr(mwlr_table(first, second), lexicon)
+    by = by_class.pivot(index='prompt', columns='category', values='sum')
     return float((by.Agency - by.Communion).mean())
 
 # %% ../../nbs/miniature/02_figures.ipynb #049720d0

@@ -15,17 +15,18 @@ import pandas as pd
 
 from ..core.cli import command
 from ..core.errors import UsageError
-from ..core.files import read_json, sha256, write_text
+from ..core.files import check_writable, read_json, sha256, write_text
 from ..data.synthetic import STEPS, base_folder, has_base, make_base, make_pairs, pairs_folder
 from ..plots.curves import save_figure
 from ..doctor.checks import usable_cores
 from ..analysis.report import csv_text
 from . import MINIATURE_PARTS, miniature_flags
-from .experiment import (COLUMNS, RECIPES, SETTINGS, Trial, criteria, main_part, plan,
-                                           sentences,
-                                           side_by_side, side_gaps, table_of, trial_folder, trial_rows)
-from .figures import (bias_figure, dose_figure, heads_table, mwlr_gap_figure, mwlr_pairs,
-                                        mwlr_summary, sign_figure, write_logprobs)
+from .experiment import (
+    COLUMNS, RECIPES, SETTINGS, Trial, criteria, main_part, plan, sentences, side_by_side, side_gaps,
+    table_of, trial_folder, trial_rows)
+from rm_nbdev.miniature.figures import (
+    bias_figure, dose_figure, heads_table, mwlr_gap_figure, mwlr_pairs, mwlr_summary, sign_figure,
+    write_logprobs)
 
 # %% ../../nbs/miniature/03_miniature.ipynb #5a86b0b5
 def _as_words(settings): # dict(lora_r=8) -> ['--lora_r', '8']
@@ -43,8 +44,8 @@ def trial_words(
     own = dict(base_model=base_folder(*trial.origin, Path(top)/'bases', steps),
                dataset=pairs_folder(trial.seed, Path(top)/'pairs', 0.),
                dataset_step_size=trial.step_size, seed=trial.seed, output_dir=run)
-    to_score = [str(run), '--prompts', 'miniature', '--lexicon', 'demo', '--device', 'cpu', '--answer',
-                '{} .']
+    to_score = [str(run), '--prompts', 'miniature', '--lexicon', 'demo', '--device', 'cpu',
+                '--answer', '{} .']
     return [method, *_as_words(own | SETTINGS | differ)], to_score
 
 # %% ../../nbs/miniature/03_miniature.ipynb #6de3fe6a
@@ -172,9 +173,9 @@ def _about(trials, top, workers, steps): # What is to be done, and how long that
     work = f'{missing} bases to pretrain, {len(todo)} of {len(trials)} reward models to train and score'
     return f'{top}: {work}, {workers} at a time: about {max(1, round(seconds/60))} min'
 
-_TABLES = dict(size=['base', 'method', 'step_size'], grm=['base', 'method'],
-               full=['base', 'company', 'method'],
-               dose=['base', 'company'])    # Part -> columns that make a row
+_TABLES = dict(                             # Part -> columns that make a row
+    size=['base', 'method', 'step_size'], grm=['base', 'method'], full=['base', 'company', 'method'],
+    dose=['base', 'company'])
 
 def _print_tables(gaps, parts):
     models = gaps[['base', 'company', 'seed', 'method', 'step_size']]
@@ -232,9 +233,8 @@ def main(
     "`rm-miniature [PART ...] [flags]`"
     trials,top,steps = plan(flags.parts, flags.seeds),Path(flags.output),flags.pretraining_steps
     workers,began = flags.workers or usable_cores(),time.time()
-    try: top.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f'--output {top}: cannot be created ({e.strerror}); choose another folder') from None
+    check_writable(top, f'--output {top}')
+    top.mkdir(parents=True, exist_ok=True)
     print(_about(trials, top, workers, steps), flush=True)
     write_commands(trials, top, steps)
     failed = make_trials(trials, top, workers, steps)

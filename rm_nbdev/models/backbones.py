@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['last_token', 'positions', 'row_ends', 'backbone_name', 'backbone_of', 'hidden_states', 'states_at', 'small_config',
-           'packing_of', 'steady_length']
+           'packing_of', 'steady_length', 'table_length']
 
 # %% ../../nbs/models/03_backbones.ipynb #e80f0e4c
 import copy, warnings
@@ -182,3 +182,12 @@ def steady_length(
     limits = [o.get('original_max_position_embeddings') or trained or text.max_position_embeddings
               for o in ropes if o.get('rope_type') in ('dynamic', 'longrope')]
     return min(limits, default=None)
+
+def table_length(
+    model:nn.Module, # A backbone, or a model that holds one
+    cfg,             # Its config
+)->int|None:         # Tokens; None: positions are computed, not looked up
+    "The longest sequence that a table of position embeddings allows"
+    tables = [n for n,o in model.named_modules() if isinstance(o, nn.Embedding)]
+    if not any('wpe' in n or 'position' in n for n in tables): return None
+    return getattr(cfg.get_text_config(), 'max_position_embeddings', None)

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import is_flash_attn_2_available, logging as hf_logging
 from ..core.errors import UsageError, first_line
 from ..core.files import read_json
+from .backbones import table_length
 
 # %% ../../nbs/models/04_bases.ipynb #c4ca6cb8
 def read_tensors(
@@ -147,9 +148,7 @@ def check_architecture(
     if method == 'grm' and (model.get_output_embeddings() is None or _is_encoder(cfg)):
         raise UsageError(f'{at}: {type(model).__name__} does not predict the next token; {need}')
     _check_targets(base_model, model, targets)
-    embeddings = [n for n,o in model.named_modules() if isinstance(o, nn.Embedding)]
-    if not any('wpe' in n or 'position' in n for n in embeddings): return None
-    return getattr(cfg.get_text_config(), 'max_position_embeddings', None)
+    return table_length(model, cfg)
 
 def _is_encoder(cfg): # By itself `is_decoder` says little: GPT-NeoX says False, too
     return getattr(cfg, 'is_decoder', True) is False and cfg.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES

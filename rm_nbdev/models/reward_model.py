@@ -75,6 +75,15 @@ class RewardModel(nn.Module):
         if ends is None: ends = row_ends(input_ids, attention_mask)
         return self.score(states_at(self.inner, ends, input_ids, attention_mask, **row))
 
+# %% ../../nbs/models/06_reward_model.ipynb #a85f81a4
+def _located(learned, input_ids, attention_mask): # As `Learned`; a table is (rows, length)
+    if not isinstance(learned, torch.Tensor): return learned
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    return learned_in_batch(learned, input_ids, real)
+
+def _row_logps(lm, states, learned, average): # states: (entries, hidden), where `learned` predicts; (rows,)
+    return learned.total(entry_logps(lm, states, learned.token), average)
+
 # %% ../../nbs/models/06_reward_model.ipynb #ddc8feae
 class GRM(RewardModel):
     "A causal LM (with or without adapters) with a value head beside its output layer"
@@ -112,28 +121,25 @@ class GRM(RewardModel):
         "Log-probability of each row's learned tokens under the reference"
         with self.reference() as lm:
             states = states_at(lm, learned.at, **batch)
-            return learned.total(entry_logps(lm, states, learned.token), average)
+            return _row_logps(lm, states, learned, average)
 
     def forward(self,
-        input_ids:torch.Tensor,                 # Token ids; (rows, length), or a packed row; (1, tokens)
-        attention_mask:torch.Tensor|None=None,  # Of a padded batch: 1 for tokens, else 0; (rows, length)
-        ends:torch.Tensor|None=None,            # Of a packed row: places of the last tokens; (sequences,)
+        input_ids:torch.Tensor, attention_mask:torch.Tensor|None=None, # As for `RewardModel`
+        ends:torch.Tensor|None=None,            # As for `RewardModel`
         learned:Learned|torch.Tensor|None=None, # Tokens to learn, or a table; (rows, length). None: no text
         average:bool=False,                     # Divide a row's log-probability by its number of tokens
         reference:bool=False,                   # The reference's, too
-        **row,                                  # Of a packed row: `position_ids`, `layout`
+        **row,                                  # As for `RewardModel`
     ): # Rewards, float32; (rows,). With `learned` also log-probabilities; (rows,), the reference's or None
         "The reward, and what the text loss needs, from one pass"
+        if learned is None: return super().forward(input_ids, attention_mask, ends, **row)
         if ends is None: ends = row_ends(input_ids, attention_mask)
         batch = dict(input_ids=input_ids, attention_mask=attention_mask, **row)
-        if learned is None: return self.score(states_at(self.inner, ends, **batch))
-        if isinstance(learned, torch.Tensor):
-            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            learned = learned_in_batch(learned, input_ids, real)
+        learned = _located(learned, input_ids, attention_mask)
         at = torch.cat([ends, learned.at])                                  # of rewards first, then of tokens
         states = states_at(self.inner, at, **batch)
         rewards = self.score(states[:len(ends)])
-        logps = learned.total(entry_logps(self.inner, states[len(ends):], learned.token), average)
+        logps = _row_logps(self.inner, states[len(ends):], learned, average)
         return rewards, logps, self.reference_logps(learned, average, **batch) if reference else None
 
 # %% ../../nbs/models/06_reward_model.ipynb #0b0d8852

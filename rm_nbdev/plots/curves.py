@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ..core.config import TEXT_METRICS
 from ..core.errors import UsageError, command
-from ..core.files import replacing
+from ..core.files import replacing, shortest_ends
 from ..training.metrics import curve, read_metrics
 from . import plot_flags
 
@@ -73,14 +73,9 @@ def run_labels(
     runs:Sequence[str|Path], # Run directories
 )->list[str]:                # A name for each, no two the same
     "Shortest ends of the paths that tell the runs apart"
-    paths = [Path(r).resolve().parts for r in runs]
-    labels = []
-    for i,path in enumerate(paths):
-        others = [o for j,o in enumerate(paths) if j!=i and o!=path]
-        n = next(n for n in range(1, len(path)+1) if all(o[-n:]!=path[-n:] for o in others))
-        same = paths[:i].count(path)              # the same folder given again
-        labels.append('/'.join(path[-n:]) + (f' ({same+1})' if same else ''))
-    return labels
+    ends = shortest_ends([Path(r).resolve().parts for r in runs])
+    again = [ends[:i].count(end) for i,end in enumerate(ends)]             # the same folder given again
+    return [f'{end} ({n+1})' if n else end for end,n in zip(ends, again)]
 
 # %% ../../nbs/plots/01_curves.ipynb #4e72df2d
 _PANELS = dict(loss='loss (nats per pair)', accuracy='accuracy (share of pairs ranked right)',

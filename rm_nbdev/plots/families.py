@@ -15,9 +15,9 @@ import pandas as pd
 
 from ..core.errors import UsageError
 from .curves import GREY, Picture
-from .values import (FEW, MARKERS, drawable, facets, family_of, legend_below, model_styles,
-                                   name_axis, name_facet, prompts_legend, rank_axis, read_families, step_axis,
-                                   study_frame)
+from .values import (
+    FEW, MARKERS, drawable, facets, family_of, legend_below, model_styles, name_axis, name_facet,
+    prompts_legend, rank_axis, read_families, step_axis, study_frame)
 from ..values.stimuli import framing
 
 # %% ../../nbs/plots/03_families.ipynb #64d5ba00
@@ -169,14 +169,13 @@ def _family(df, families):
     if 'family' in df: return df.family.astype(object).where(df.family.notna(), df.model).astype(str)
     base = pd.Series('', df.index)
     if 'base' in df: base = df.base.astype(object).where(df.base.notna(), '').astype(str)
-    own = {(m, b):family_of(m, families) or family_of(b, families) or b or m for m,
-           b in set(zip(df.model, base))}
+    def _of(m, b): return family_of(m, families) or family_of(b, families) or b or m
+    own = {(m, b):_of(m, b) for m,b in set(zip(df.model, base))}
     return pd.Series([own[o] for o in zip(df.model, base)], df.index)
 
 def _family_colors(names, families): # In the file's order, then that of the table
     own = model_styles([n for n in names if n not in families], families)
-    colors = {f:entry['color'] for f,entry in families.items()} | {n:style['color'] for n,
-                                                                   style in own.items()}
+    colors = {name:entry['color'] for name,entry in [*families.items(), *own.items()]}
     return {f:colors[f] for f in sorted(dict.fromkeys(names), key=[*families, *names].index)}
 
 def _mean_se(values): # Mean and standard error of what is finite
@@ -227,8 +226,8 @@ def _row_name(framing, alone): # Of a row of facets
 
 def family_figure(
     # Needs `category`, `median_rank`; may have `model`, `step` (the last is drawn), `prompt`,
+    # `framing` (else the prompt's), `family` (else by name, or by `base`)
     median_ranks:pd.DataFrame,
-                                 # `framing` (else the prompt's), `family` (else by name, or by `base`)
     tests:pd.DataFrame|None=None,# `category`, `framing`, `stars`: written into the facets
     of=None,                     # As in `rank_figure`
     # As `read_families` takes them; a model that is in none is a family of its own
@@ -307,8 +306,8 @@ def _last_medians(df, data_size, families):
 
 def ablation_figure(
     # Needs `category`, `median_rank`; may have `model`, `step` (the last is drawn), `prompt`,
+    # `data_size`, `source`, `family` (else by the model's name, or by `base`)
     median_ranks:pd.DataFrame,
-                                  # `data_size`, `source`, `family` (else by the model's name, or by `base`)
     data_size:dict|None=None,     # Model -> number of training pairs; None: the column `data_size`
     scale:str='log',              # Size axis: log, linear, or equal (equally spaced)
     of=None,                      # As in `rank_figure`

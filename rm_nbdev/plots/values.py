@@ -19,7 +19,7 @@ from matplotlib import font_manager
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..core.errors import UsageError, first_line
+from ..core.errors import UsageError, check_columns, first_line
 from ..core.files import shipped_file
 from .curves import COLORS, GREY, Picture, log2_steps
 
@@ -131,9 +131,7 @@ def study_frame(
 # A copy, and in it `model` and `prompt` ('' where missing), `step` (float, NaN where missing)
 )->pd.DataFrame:
     "A table as the pictures draw from it, infinite numbers as NaN; `UsageError` without rows or a column"
-    if lacks := [c for c in needs if c not in table]:
-        known = ', '.join(map(str, table.columns)) or 'none'
-        raise UsageError(f"{what}: has no column {', '.join(lacks)}; its columns are {known}")
+    check_columns(table, needs, what)
     if not len(table):
         raise UsageError(f'{what}: holds no rows, so there is nothing to draw; check how it was created')
     df = table.reset_index(drop=True).copy()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from ..core.errors import UsageError, first_line
 from ..core.cli import command
-from ..core.files import checkpoint_steps, replacing
+from ..core.files import check_new_file, checkpoint_steps, replacing
 from ..training.consumed import PAIRS, flat_lists, list_column, record_file, read_seen, seen_spans
 from . import BATCH_FORMATS as FORMATS, TOKENS, batches_flags
 
@@ -58,6 +58,23 @@ def _damage(path): # Errors of pyarrow on a file, as ours
     except (OSError, pa.ArrowException, IndexError, ValueError) as e:
         raise UsageError(f'{path}: damaged ({first_line(e)}); restore it from a copy') from None
 
+def _take(file, columns, at): # Rows `at` of a `ParquetFile` in this order; each row group is read once
+    metadata = file.metadata
+    ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    need,back = np.unique(at, return_inverse=True)
+    groups,parts = np.searchsorted(ends, need, side='right'),[]
+    for g in np.unique(groups):
+        start = ends[g-1] if g else 0
+        parts.append(file.read_row_group(int(g), list(columns)).take(need[groups == g] - start))
+    return pa.concat_tables(parts).take(back)
+
+def _check_lengths(lists, chosen_tokens, rejected_tokens, shared):
+    # `OSError` if columns contradict each other; checksums guard only the pages. Arrays are of shape (n,)
+    chosen,tail = (lists[k].combine_chunks().value_lengths().fill_null(-1).to_numpy() for k in _LISTS)
+    agree = (np.array_equal(chosen, chosen_tokens) and (shared <= chosen).all()
+             and np.array_equal(tail+shared, rejected_tokens))
+    if not agree: raise OSError('lists of token ids are not as long as they should be')
+
 # %% ../../nbs/runs/03_batches.ipynb #56a107ec
 class RecordedPairs:
     "The pairs of a run, by position; from `pairs.parquet`"
@@ -67,12 +84,10 @@ class RecordedPairs:
         self.path = record_file(run, 'pairs.parquet')
         with _damage(self.path):
             self.file = pq.ParquetFile(self.path, page_checksum_verification=True)
-            columns,metadata = self.file.schema_arrow.remove_metadata(),self.file.metadata
+            columns = self.file.schema_arrow.remove_metadata()
             if not columns.equals(PAIRS): raise OSError(f"its columns are not {', '.join(PAIRS.names)}")
             self.about = self.file.read([k for k in PAIRS.names if k not in _LISTS]).combine_chunks()
             self.about.validate(full=True)
-            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            self.ends = np.cumsum(sizes)                               # of each row group, in pairs
             numbered = np.array_equal(self.about['pair'].to_numpy(), np.arange(len(self)))
             if not numbered: raise OSError('pairs are not numbered from 0')
 
@@ -82,32 +97,16 @@ class RecordedPairs:
         at:np.ndarray, # Positions in any order, repeats too, shape (n,)
     )->tuple:          # Columns `chosen_ids`, `rejected_ids`, n lists of token ids each
         "Token ids of some pairs"
+        sizes = {k:self.about[k].to_numpy()[at] for k in ('chosen_tokens', 'rejected_tokens', 'shared')}
         with _damage(self.path):
-            lists = self._lists(at)
-            self._check(at, lists)
+            lists = _take(self.file, _LISTS, at)
+            _check_lengths(lists, **sizes)
         (starts,chosen),(tails,rest) = flat_lists(lists['chosen_ids']),flat_lists(lists['rejected_tail'])
         chosen = [chosen[starts[i]:starts[i+1]] for i in range(len(at))]
         # a rejected response is stored without the beginning that it shares with the chosen one
         rejected = [np.concatenate([c[:shared], rest[tails[i]:tails[i+1]]])
-                    for i,(c,shared) in enumerate(zip(chosen, self._column('shared', at)))]
+                    for i,(c,shared) in enumerate(zip(chosen, sizes['shared']))]
         return list_column(chosen), list_column(rejected)
-
-    def _column(self, name, at): return self.about[name].to_numpy()[at]
-
-    def _lists(self, at): # The token lists of these pairs, in this order; each row group read once
-        need,back = np.unique(at, return_inverse=True)
-        groups,parts = np.searchsorted(self.ends, need, side='right'),[]
-        for g in np.unique(groups):
-            start = self.ends[g-1] if g else 0
-            parts.append(self.file.read_row_group(int(g), list(_LISTS)).take(need[groups == g] - start))
-        return pa.concat_tables(parts).take(back)
-
-    def _check(self, at, lists): # Checksums guard the pages, not that the columns agree with each other
-        chosen,tail = (lists[k].combine_chunks().value_lengths().fill_null(-1).to_numpy() for k in _LISTS)
-        shared = self._column('shared', at)
-        agree = (np.array_equal(chosen, self._column('chosen_tokens', at)) and (shared <= chosen).all()
-                 and np.array_equal(tail+shared, self._column('rejected_tokens', at)))
-        if not agree: raise OSError('lists of token ids are not as long as they should be')
 
 # %% ../../nbs/runs/03_batches.ipynb #53e17573
 ROWS,BUDGET = 500,10_000_000  # Rows of a table; token ids in memory
@@ -249,16 +248,13 @@ def _output(run, output, format): # The file and its format
         raise UsageError('--format parquet: cannot be written to the terminal; name a file with '
                          '--output FILE.parquet')
     path,said = Path(output).expanduser(),f'--output {output}'
-    if path.is_dir(): raise UsageError(f'{said}: is a folder; name a file')
+    check_new_file(path, said)
     ending = path.suffix.lower().lstrip('.').replace('ndjson', 'jsonl')
     format = format or ending
     if format not in FORMATS:
         raise UsageError(f"{said}: ends in none of .{', .'.join(FORMATS)}; choose one with --format")
     if ending in FORMATS and ending != format:
         raise UsageError(f'{said} --format {format}: ending and format contradict each other; give one')
-    if not path.parent.is_dir(): raise UsageError(f'{said}: {path.parent} is not a folder; create it first')
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f'{said}: {path.parent} is not writable; choose another folder')
     record = {(Path(run)/n).resolve() for n in ('pairs.parquet', 'seen.jsonl', 'metrics.jsonl')}
     if path.resolve() in record:
         raise UsageError(f'{said}: is the record of the run itself; choose another name')

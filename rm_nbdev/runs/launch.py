@@ -151,7 +151,7 @@ def _execute(config, run, part): # Executes the notebook into the file `part`
         papermill.execute_notebook(
             str(train_notebook()), str(part), notebook_parameters(config), kernel_name='python3',
             progress_bar=False, autosave_cell_every=30,
-            extra_arguments=['--IPKernelApp.log_level=40'])            # without its advice on encryption
+            extra_arguments=['--IPKernelApp.log_level=50'])     # no advice, no interrupts at its own shutdown
 
 def _tidy(part, path): # papermill stores the notebook's path on this machine; no reader needs it
     nb = nbformat.read(part, 4)

@@ -11,13 +11,12 @@ import json, sys
 from collections import namedtuple
 from numbers import Integral
 import torch
-from torch import nn
 from tqdm import tqdm
 from ..core.errors import UsageError, first_line
 from ..data.sources import BadRow
 from ..data.pairs import check_messages
 from ..data.tokenize import encode_batch, encode_texts, fit_pair, render
-from ..models.backbones import steady_length
+from ..models.backbones import steady_length, table_length
 from ..models.packing import pack, pad_sequences, shared_prefix
 from ..models.reward_model import RewardModel
 
@@ -113,6 +112,21 @@ def _to_ids(prompts, responses, tokenizer): # Groups of token ids, a group per p
         raise UsageError(f'score: prompt {i}: prompt and response together have no tokens; give some text')
     return groups
 
+# %% ../../nbs/scoring/01_rewards.ipynb #713e8df9
+def alike(
+    keys,              # Hashable values
+)->list[list[int]]:    # Indices of equal keys, by first appearance
+    "Group equal keys, such as the prompts of several responses"
+    places = {}
+    for i,k in enumerate(keys): places.setdefault(k, []).append(i)
+    return list(places.values())
+
+def _score_alike(keys, ids, rewards_of): # ids: token ids of each input; `rewards_of` takes groups of them
+    same,out = alike(keys),torch.empty(len(ids))
+    groups = [[ids[i] for i in idx] for idx in same]
+    for idx,rewards in zip(same, rewards_of(groups)): out[idx] = rewards
+    return out
+
 # %% ../../nbs/scoring/01_rewards.ipynb #e4e9306e
 def _check_responses(prompts, responses): # Whether each prompt has a single response
     if isinstance(prompts, str) or isinstance(responses, str) or len(prompts) != len(responses):
@@ -126,14 +140,6 @@ def _check_responses(prompts, responses): # Whether each prompt has a single res
                          'response, or each a list of responses, as text or as token ids (not empty)')
     return single
 
-def alike(
-    keys,              # Hashable values
-)->list[list[int]]:    # Indices of equal keys, by first appearance
-    "Group equal keys, such as the prompts of several responses"
-    places = {}
-    for i,k in enumerate(keys): places.setdefault(k, []).append(i)
-    return list(places.values())
-
 # %% ../../nbs/scoring/01_rewards.ipynb #a239fa53
 def score(
     model:RewardModel,     # From `load_reward_model` or `train`
@@ -146,11 +152,9 @@ def score(
     "Rewards of responses, each prompt computed once"
     if not _check_responses(prompts, responses):
         return score_groups(model, _to_ids(prompts, responses, tokenizer), batch_tokens, progress)
-    ids = _to_ids(prompts, [[r] for r in responses], tokenizer)
-    same,out = alike(map(repr, prompts)),torch.empty(len(ids))      # the same prompt, given several times
-    groups = [[ids[i][0] for i in idx] for idx in same]
-    for idx,rewards in zip(same, score_groups(model, groups, batch_tokens, progress)): out[idx] = rewards
-    return out
+    ids = [group[0] for group in _to_ids(prompts, [[r] for r in responses], tokenizer)]
+    def rewards_of(groups): return score_groups(model, groups, batch_tokens, progress)
+    return _score_alike(map(repr, prompts), ids, rewards_of)
 
 # %% ../../nbs/scoring/01_rewards.ipynb #a641fc9a
 def _cut(chosen, rejected, starts, max_length, overlong, bos): # Ids of a pair; whole where it cannot fit
@@ -201,9 +205,7 @@ def position_limit(
     model,     # Reward model
 )->int|None:   # None: its positions are computed, not looked up
     "The most tokens that a base with a table of positions can read"
-    def is_table(name, o): return isinstance(o, nn.Embedding) and ('wpe' in name or 'position' in name)
-    if not any(is_table(name, o) for name,o in model.backbone.named_modules()): return None
-    return getattr(model.config.get_text_config(), 'max_position_embeddings', None)
+    return table_length(model.backbone, model.config)
 
 def too_long(
     model,    # Reward model
@@ -234,7 +236,7 @@ def group_rewards(
         out.append(torch.stack(each) if each else torch.empty(0))
     return out
 
-# %% ../../nbs/scoring/01_rewards.ipynb #7ecf0d9b
+# %% ../../nbs/scoring/01_rewards.ipynb #79bb04c3
 def _is_conversation(o): return isinstance(o, (list, tuple)) and len(o) > 0 and isinstance(o[0], dict)
 def _said(o, role): return [dict(role=role, content=o)] if isinstance(o, str) else list(o) # As messages
 
@@ -242,6 +244,19 @@ def _checked(messages, where): # The same, if they are a conversation
     try: return check_messages(list(messages) if isinstance(messages, tuple) else messages, where)
     except BadRow as e: raise UsageError(f'reward: {e.column}: {e.what}') from None
 
+def _to_conversations(prompts, responses): # And how many each prompt has; None: a single one
+    if len(prompts) != len(responses):
+        raise UsageError(f'score: {len(prompts)} prompts and {len(responses)} responses; '
+                         'give each prompt its response or responses')
+    single = [isinstance(r, str) or _is_conversation(r) for r in responses]
+    if any(single) != all(single):
+        raise UsageError('score: some prompts have one response and some a list of them; '
+                         'give each one response, or each a list')
+    lists = [[r] for r in responses] if all(single) else responses
+    chats = [_said(p, 'user') + _said(r, 'assistant') for p,rs in zip(prompts, lists) for r in rs]
+    return chats, None if all(single) else [len(rs) for rs in responses]
+
+# %% ../../nbs/scoring/01_rewards.ipynb #7ecf0d9b
 class RewardFunction(namedtuple('RewardFunction', 'model tokenizer')):
     "A reward model with its tokenizer, and how texts were cut when it was trained"
     def __new__(cls,
@@ -277,11 +292,8 @@ class RewardFunction(namedtuple('RewardFunction', 'model tokenizer')):
             raise UsageError(f'reward: {conversations!r:.60} is not a conversation; '
                              f'give messages such as {example}, or a list of such lists')
         chats = [_checked(c, f'conversation {i}') for i,c in enumerate(conversations)]
-        ids,out = self._ids(chats),torch.empty(len(chats))
-        same = alike(json.dumps(c[:-1]) for c in chats)
-        groups = [[ids[i] for i in idx] for idx in same]
-        for idx,rewards in zip(same, group_rewards(self.model, groups, self.batch_tokens)): out[idx] = rewards
-        return out
+        def rewards_of(groups): return group_rewards(self.model, groups, self.batch_tokens)
+        return _score_alike((json.dumps(c[:-1]) for c in chats), self._ids(chats), rewards_of)
 
     __call__ = reward
 
@@ -290,15 +302,6 @@ class RewardFunction(namedtuple('RewardFunction', 'model tokenizer')):
         responses, # Of each prompt: one response, or a list of them; text, or a list of messages
     ):             # Rewards: one tensor, or where prompts have lists of responses a list of tensors
         "Rewards of responses to prompts"
-        prompts,responses = list(prompts),list(responses)
-        if len(prompts) != len(responses):
-            raise UsageError(f'score: {len(prompts)} prompts and {len(responses)} responses; '
-                             'give each prompt its response or responses')
-        single = [isinstance(r, str) or _is_conversation(r) for r in responses]
-        if any(single) != all(single):
-            raise UsageError('score: some prompts have one response and some a list of them; '
-                             'give each one response, or each a list')
-        def chat(prompt, response): return _said(prompt, 'user') + _said(response, 'assistant')
-        if all(single): return self.reward([chat(p, r) for p,r in zip(prompts, responses)])
-        chats = [chat(p, r) for p,rs in zip(prompts, responses) for r in rs]
-        return list(self.reward(chats).split([len(rs) for rs in responses]))
+        chats,sizes = _to_conversations(list(prompts), list(responses))
+        rewards = self.reward(chats)
+        return rewards if sizes is None else list(rewards.split(sizes))

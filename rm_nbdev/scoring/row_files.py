@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator
 import pyarrow as pa, pyarrow.ipc, pyarrow.parquet as pq
 from ..core.errors import UsageError, first_line
-from ..core.files import replacing
+from ..core.files import check_new_file, replacing
 from ..data.sources import BadRow, Part, Row, read_rows
 
 # %% ../../nbs/scoring/03_row_files.ipynb #5137d6fd
@@ -233,9 +233,4 @@ def check_output_file(
     if name == '-':
         if kind != 'parquet' or not sys.stdout.isatty(): return
         raise UsageError('--format parquet: is not text; give a file with --output FILE')
-    at,parent = f'--output {name}',path.parent
-    if path.is_dir(): raise UsageError(f'{at}: is a folder; give a file')
-    if not parent.is_dir():
-        raise UsageError(f'{at}: there is no folder {parent}; create it, or choose another')
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f'{at}: the folder {parent} is not writable; choose another')
+    check_new_file(path, f'--output {name}')

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa, torch
 from tqdm import tqdm
 from ..core.cli import command
-from ..core.errors import UsageError, first_line
+from ..core.errors import UsageError, check_at_least, first_line
 from ..data.sources import BadRow
 from ..data.pairs import check_messages, check_text, message_pair, string_pair, unified_pair
 from ..models.bases import quiet_loading, usable_device
@@ -208,9 +208,7 @@ def score_file(
 
 # %% ../../nbs/scoring/04_score.ipynb #3f426b20
 def _check_settings(flags): # The device and the numbers
-    for k in ('batch_tokens', 'max_length', 'lora_alpha'):
-        v = getattr(flags, k)
-        if v is not None and v < 1: raise UsageError(f'--{k} {v}: must be a whole number, 1 or more')
+    for k in ('batch_tokens', 'max_length', 'lora_alpha'): check_at_least(f'--{k}', getattr(flags, k))
     flags.device = usable_device(flags.device)
 
 def _load(flags, folder): # The reward model; what libraries print must not get between the rows
@@ -226,6 +224,7 @@ def _with_rewards(schema, names): # Types of the columns of the input, and of re
         schema = schema.append(field) if at < 0 else schema.set(at, field)
     return schema
 
+# %% ../../nbs/scoring/04_score.ipynb #268b793b
 @command('rm-score', score_flags)
 def main(
     flags, # From `score_flags`

@@ -91,10 +91,7 @@ def tokens_digest(
     for about,lists in _tables(ds, 1000): digest.add([column.to_pylist() for column in about.values()], lists)
     return digest.hex()
 
-# %% ../../nbs/training/04_consumed.ipynb #e2811562
-GROUP = 500  # Pairs that are written, and read again, at a time
-_DIGEST = b'rm_nbdev.digest'
-
+# %% ../../nbs/training/04_consumed.ipynb #0444cee3
 def _pairs_table(at, about, lists): # Rows of `pairs.parquet` from position `at` on
     (c,chosen),(r,rejected) = lists['chosen_ids'],lists['rejected_ids']         # bounds and values of each
     n = len(c)-1
@@ -104,6 +101,10 @@ def _pairs_table(at, about, lists): # Rows of `pairs.parquet` from position `at`
                pa.array(shared, pa.int32()), list_column(chosen),
                list_column([b[s:] for b,s in zip(rejected, shared)])]
     return pa.table(columns, schema=PAIRS)
+
+# %% ../../nbs/training/04_consumed.ipynb #e2811562
+GROUP = 500  # Pairs that are written, and read again, at a time
+_DIGEST = b'rm_nbdev.digest'
 
 def write_pairs(
     run,        # Run directory, created if needed

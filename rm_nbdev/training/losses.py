@@ -188,6 +188,13 @@ def text_metrics(
     accuracy = ((gain>0) + .5*(gain==0)).double().mean()
     return out | dict(logp_rejected=r.mean().item(), dpo_accuracy=accuracy.item())
 
+# %% ../../nbs/training/02_losses.ipynb #7bd5fdac
+def _reported(terms, v): # Terms of a loss as numbers, and metrics of the rewards
+    return {k:t.item() for k,t in terms.items()} | pair_metrics(v['chosen'], v['rejected'])
+
+def _logps(v): # Log-probabilities of both responses, and of the reference; (n,) each
+    return v['logp_chosen'], v.get('logp_rejected'), v.get('ref_chosen', 0.), v.get('ref_rejected', 0.)
+
 # %% ../../nbs/training/02_losses.ipynb #436daea9
 class BTObjective:
     "A pairwise loss of rewards"
@@ -214,12 +221,9 @@ class BTObjective:
         v:dict,          # Values of many pairs, in float64
     )->dict[str,float]:  # By name
         "What is reported"
-        return {k:t.item() for k,t in self.terms(v).items()} | pair_metrics(v['chosen'], v['rejected'])
+        return _reported(self.terms(v), v)
 
 # %% ../../nbs/training/02_losses.ipynb #1bda335d
-def _logps(v): # Log-probabilities of both responses, and of the reference; (n,) each
-    return v['logp_chosen'], v.get('logp_rejected'), v.get('ref_chosen', 0.), v.get('ref_rejected', 0.)
-
 class GRMObjective:
     "The pairwise loss of rewards and a text loss"
     def __init__(self,
@@ -261,7 +265,7 @@ class GRMObjective:
         v:dict,          # Values of many pairs, in float64
     )->dict[str,float]:  # By name
         "What is reported"
-        out = {k:t.item() for k,t in self.terms(v).items()} | pair_metrics(v['chosen'], v['rejected'])
+        out = _reported(self.terms(v), v)
         out['reward_accuracy'] = out['accuracy']                                 # the original's name
         return out | (text_metrics(*_logps(v)) if self.weight else {})
 

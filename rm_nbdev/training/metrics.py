@@ -14,7 +14,7 @@ from time import time as now
 from urllib.parse import urlparse
 import pandas as pd
 from ..core.errors import UsageError
-from ..core.files import checkpoint_steps, read_json
+from ..core.files import checkpoint_steps, read_json, sync
 
 # %% ../../nbs/training/03_metrics.ipynb #a7348cc8
 def _plain(value):
@@ -66,7 +66,7 @@ class MetricsLog:
 
     def sync(self):
         "Wait until the disk has every line"
-        with self.path.open('rb') as f: os.fsync(f.fileno())
+        sync(self.path)
 
 # %% ../../nbs/training/03_metrics.ipynb #57046dee
 _EVENT = ['step','epoch','kind','time'] # Columns that every event has

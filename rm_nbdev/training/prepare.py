@@ -61,9 +61,7 @@ def check_output(
         names = ', '.join(there[:3]) + (', ...' if there[3:] else '')
         remedies = '--overwrite_output_dir True to replace it, or --resume_from_checkpoint True to resume it'
         raise UsageError(f'{flag}: already holds a run ({names}); choose another folder, {remedies}')
-    try: check_writable(run)
-    except OSError as e:
-        raise UsageError(f'{flag}: cannot be written ({e.strerror}); choose another folder') from None
+    check_writable(run, flag)
 
 # %% ../../nbs/training/07_prepare.ipynb #d4d17922
 def clear_run(

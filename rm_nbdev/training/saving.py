@@ -266,6 +266,16 @@ class CheckpointFiles:
             format=1, step=self.state.global_step, extra=self._extra, total_loss=self._total_loss_scalar,
             last_logged=self._globalstep_last_logged, ranks=gather_object([self.own_state()]))
 
+# %% ../../nbs/training/06_saving.ipynb #30c8987b
+def _not_written(
+    why:str,    # First line of the error
+    free:int,   # Bytes that are free on the disk
+    stops:bool, # Does the error stop the run?
+)->str:         # To follow the name of the folder
+    what = f'could not be written ({why}); {free/1e6:,.1f} MB are free there'
+    then = 'free space and resume with --resume_from_checkpoint True' if stops else 'training continues'
+    return f'{what}. Earlier checkpoints are complete; {then}'
+
 # %% ../../nbs/training/06_saving.ipynb #e651c955
 class WholeCheckpoints(CheckpointFiles):
     "Part of a trainer: a checkpoint is written whole or not at all"
@@ -310,14 +320,11 @@ class WholeCheckpoints(CheckpointFiles):
     def _not_saved(self, why):
         run,step = Path(self.args.output_dir),self.state.global_step
         if self.state.best_global_step == step: self._set_best(*self._best_before)
-        free = shutil.disk_usage(run).free
-        folder,free = run/f'checkpoint-{step}',f'{free/1e6:,.1f} MB are free there'
-        what = f'could not be written ({why}); {free}. Earlier checkpoints are complete'
-        if self.config.on_save_error == 'stop':
-            what += '; free space and resume with --resume_from_checkpoint True'
-            raise OSError(EIO, what, str(folder))
+        folder,stops = run/f'checkpoint-{step}',self.config.on_save_error == 'stop'
+        what = _not_written(why, shutil.disk_usage(run).free, stops)
+        if stops: raise OSError(EIO, what, str(folder))
         self.lost.append(step)
-        if self.is_world_process_zero(): print(f'{folder}: {what}; training continues', flush=True)
+        if self.is_world_process_zero(): print(f'{folder}: {what}', flush=True)
 
 # %% ../../nbs/training/06_saving.ipynb #3d742c0f
 STATES = 2  # Checkpoints from which a run can resume

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OVERRIDDEN', 'PairBatches', 'TrainingDiverged', 'PairLoss', 'PairEvaluation', 'drop_events', 'has_event',
-           'open_record', 'RunLog', 'PairRecord', 'ReferenceColumns', 'PairTrainer']
+           'open_record', 'event_of', 'RunLog', 'StepZero', 'PairRecord', 'ReferenceColumns', 'PairTrainer']
 
 # %% ../../nbs/training/08_trainer.ipynb #ad8886f9
 import contextlib, json, math, time
@@ -186,32 +186,32 @@ def open_record(
     if path.is_file(): drop_events(path, step if folder else -1)
     return MetricsLog(path), SeenLog(run, step if folder else 0)
 
+# %% ../../nbs/training/08_trainer.ipynb #a3620e95
+def event_of(
+    logs:dict,           # What the trainer logs
+)->tuple[str|None,dict]: # 'train', 'eval' or None (not for the record); values by name
+    "The event of the record that some logs are"
+    kind = 'train' if 'loss' in logs else None
+    if any(k.startswith('eval_') for k in logs): kind = 'eval'
+    return kind, {k:v for k,v in logs.items() if k not in ('epoch', 'step')}
+
 # %% ../../nbs/training/08_trainer.ipynb #56543b07
 class RunLog(TrainerCallback):
-    "Step 0, and a line in `metrics.jsonl` for every event"
+    "A line in `metrics.jsonl` for every event, and the pairs of every step"
     def __init__(self, trainer): self.trainer,self.file,self.seen = trainer,None,None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer,folder = self.trainer,self.trainer._from
-        if state.is_world_process_zero:
-            self.file,self.seen = open_record(Path(args.output_dir), folder, state.global_step)
-            scheduled = folder and not read_json(folder/'run_state.json').get('extra')
-            if scheduled and not has_event(self.file.path, state.global_step, 'save'): self._saved(state)
-        if folder: return
-        state.epoch = 0.
-        control.should_evaluate = trainer.config.eval_on_start and args.eval_strategy != 'no'
-        control.should_save = args.save_strategy != 'no'
-        trainer._maybe_log_save_evaluate(None, None, trainer.model_wrapped, None, 0, None, time.time())
-        control.should_evaluate = control.should_save = False
-        return control
+        if not state.is_world_process_zero: return
+        folder = self.trainer._from
+        self.file,self.seen = open_record(Path(args.output_dir), folder, state.global_step)
+        scheduled = folder and not read_json(folder/'run_state.json').get('extra')
+        if scheduled and not has_event(self.file.path, state.global_step, 'save'): self._saved(state)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.seen: self._try(self.seen.write, state.global_step, state.epoch, self.trainer.drawn)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        kind = 'train' if 'loss' in logs else None
-        if any(k.startswith('eval_') for k in logs): kind = 'eval'
-        values = {k:v for k,v in logs.items() if k not in ('epoch', 'step')}
+        kind,values = event_of(logs)
         if kind and self.file: self._write(state, kind, values)
 
     def on_evaluate(self, args, state, control, **kwargs): # The last rewards are those of the run
@@ -234,6 +234,21 @@ class RunLog(TrainerCallback):
             if self.trainer.config.on_save_error == 'stop': raise
             step = self.trainer.state.global_step
             print(f'step {step}: the record could not be written ({e.strerror}); retrying later', flush=True)
+
+# %% ../../nbs/training/08_trainer.ipynb #cc5564a9
+class StepZero(TrainerCallback):
+    "Evaluate and save before the first step of a new run"
+    def __init__(self, trainer): self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        if trainer._from: return
+        state.epoch = 0.
+        control.should_evaluate = trainer.config.eval_on_start and args.eval_strategy != 'no'
+        control.should_save = args.save_strategy != 'no'
+        trainer._maybe_log_save_evaluate(None, None, trainer.model_wrapped, None, 0, None, time.time())
+        control.should_evaluate = control.should_save = False
+        return control
 
 # %% ../../nbs/training/08_trainer.ipynb #f8a8850f
 class PairRecord:
@@ -335,6 +350,7 @@ class PairTrainer(PairBatches, PairLoss, PairEvaluation, PairRecord, ReferenceCo
         self.model_accepts_loss_kwargs,self.loss_is_scaled_for_ga = False,True
         self.record = RunLog(self)
         self.add_callback(self.record)
+        self.add_callback(StepZero(self))
         beforehand = config.method == 'grm' and config.precompute_ref_log_probs and config.weight_ratio
         if beforehand: self._add_reference()
         self.memory = plan_memory(config, model, self.objective, self.collate, self.train_dataset)

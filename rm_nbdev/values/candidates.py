@@ -128,6 +128,16 @@ def _split(sequences): # Ids that all sequences share (each keeps one or more of
     n = shared_prefix(sequences) if len(sequences) > 1 else len(sequences[0])-1
     return sequences[0][:n], group_suffixes(sequences, n)
 
+# %% ../../nbs/values/02_candidates.ipynb #5a21ce50
+def _cut(tokenizer, mark, prompt, texts): # Characters before the mark at the end of the prompt; 0: no cut
+    if not mark: return 0
+    asked = tokenizer.apply_chat_template(_chat(prompt, '')[:1], tokenize=False, add_generation_prompt=True)
+    return max(0, min(asked.rfind(mark, 0, common_prefix(asked, text)) for text in texts))
+
+def _joins(tokenizer, head, rests): # Do the ids of a head and a rest make those of the whole text, for each?
+    head_ids = raw_ids(tokenizer, [head])[0]
+    return all(ids and raw_ids(tokenizer, [head + rest])[0] == head_ids + ids for rest,ids in rests)
+
 # %% ../../nbs/values/02_candidates.ipynb #9e71683b
 class AnswerEncoder:
     "Encodes the same answers to any number of prompts, sharing between prompts what does not depend on them"
@@ -135,8 +145,9 @@ class AnswerEncoder:
         tokenizer,          # Tokenizer with a chat template
         answers:list,       # Whole answers of the assistant
     ):
-        self.tokenizer,self.answers,self.mark = tokenizer,list(answers),cut_mark(tokenizer)
-        self.probes,self.asks = _probes(self.answers),asks_for_answer(tokenizer)
+        self.tokenizer,self.answers = tokenizer,list(answers)
+        self.probes = _probes(self.answers)
+        self.mark = cut_mark(tokenizer) if asks_for_answer(tokenizer) else ''
         self.shared = None  # Of the first prompt with a cut: texts after it, (their common ids, suffixes)
 
     def encode(self,
@@ -144,7 +155,7 @@ class AnswerEncoder:
     )->AnswerSet:    # Its answers as token ids; `UsageError` if one cannot be written or encoded
         "The conversations of one prompt with every answer"
         some = render_answers(self.tokenizer, prompt, [self.answers[i] for i in self.probes])
-        cut = min(self._cut(prompt, text) for text in some)
+        cut = _cut(self.tokenizer, self.mark, prompt, some)
         head = some[0][:cut]
         if cut and self.shared and all(text == head + self.shared[0][i] for i,text in zip(self.probes, some)):
             return self._join(head)
@@ -158,17 +169,9 @@ class AnswerEncoder:
             raise UsageError(f'the tokenizer returns no tokens for the answer {answer!r} to {prompt!r:.80}')
         return AnswerSet(*_split(ids))
 
-    def _cut(self, prompt, text): # Characters before the mark at the end of the prompt; 0: no cut
-        if not self.mark or not self.asks: return 0
-        chat = _chat(prompt, '')[:1]
-        asked = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return max(0, asked.rfind(self.mark, 0, common_prefix(asked, text)))
-
     def _share(self, head, rests): # Encode what follows the cut; False if whole texts have other ids
-        ids,head_ids = raw_ids(self.tokenizer, rests),raw_ids(self.tokenizer, [head])[0]
-        def whole(i): return raw_ids(self.tokenizer, [head + rests[i]])[0]
-        def joins(i): return len(ids[i]) > 0 and whole(i) == head_ids + ids[i]
-        if not all(joins(i) for i in self.probes): return False
+        ids = raw_ids(self.tokenizer, rests)
+        if not _joins(self.tokenizer, head, [(rests[i], ids[i]) for i in self.probes]): return False
         self.shared = rests,_split(ids)
         return True
 

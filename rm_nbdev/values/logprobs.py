@@ -25,8 +25,7 @@ from ..models.bases import check_architecture, check_base, check_files, load_sto
 from ..models.heads import output_logits
 from . import logprobs_flags
 from .candidates import vocabulary
-from .mwlr import (TOKEN, class_mwlr, mwlr, mwlr_table, pairs_mwlr,
-                                  read_logps, word_mwlr)
+from .mwlr import TOKEN, class_mwlr, mwlr, mwlr_table, pairs_mwlr, read_logps, word_mwlr
 from .stimuli import load_prompts
 
 _all_ = ['mwlr', 'mwlr_table', 'word_mwlr', 'pairs_mwlr', 'class_mwlr', 'read_logps']
@@ -284,10 +283,7 @@ def _check_flags(flags): # What can be known without a base; the prompts
         raise UsageError(f'--prompts {flags.prompts}: the key {key} is the name of another column; rename it')
     flags.device = usable_device(flags.device)
     folder = Path(flags.output).expanduser()
-    try: check_writable(folder)
-    except OSError as e:
-        why = f'cannot be written ({e.strerror})'
-        raise UsageError(f'--output {folder}: {why}; choose another folder') from None
+    check_writable(folder, f'--output {folder}')
     return prompts
 
 # %% ../../nbs/values/07_logprobs.ipynb #dd378813

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from .. import __version__
-from ..core.errors import UsageError
+from ..core.errors import UsageError, check_at_least
 from ..core.files import check_writable, read_json, write_text
 from ..core.cli import command
 from ..data.tokenize import load_tokenizer
@@ -64,8 +64,8 @@ class ScoringOptions:
     trust_remote_code:bool=False # Run Python code that comes with the base
 
     def __post_init__(self):
-        for k,v in (('batch_tokens', self.batch_tokens), ('lora_alpha', self.lora_alpha)):
-            if v is not None and v < 1: raise UsageError(f'--{k} {v}: must be a whole number, 1 or more')
+        check_at_least('--batch_tokens', self.batch_tokens)
+        check_at_least('--lora_alpha', self.lora_alpha)
         self.device = usable_device(self.device)
         self.merge = self.dtype == 'float32' if self.merge is None else bool(self.merge)
 
@@ -102,13 +102,10 @@ def output_folder(
     if out is None:
         raise UsageError(f"{' '.join(map(str, wheres))}: not the checkpoints of one run; "
                          'name the folder of the tables with --output DIR')
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        sweep_parts(out)
-        (out/'parts').mkdir(exist_ok=True)
-        for folder in (out, out/'parts'): check_writable(folder)
-    except OSError as e:
-        raise UsageError(f'--output {out}: cannot be written ({e.strerror}); choose another folder') from None
+    for folder in (out, out/'parts'):
+        check_writable(folder, f'--output {out}')
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep_parts(out)
     return out
 
 # %% ../../nbs/values/05_values.ipynb #68522718
@@ -124,6 +121,15 @@ def locate(
         tell(f'{found[0].name}: its step is unknown; it is written as step 0')
         found = [replace(found[0], step=0)]
     return Located(found, output_folder(wheres, found, output))
+
+# %% ../../nbs/values/05_values.ipynb #6c70ac44
+def _known_words(tokenizer, words): # How many of the words the tokenizer can write; `UsageError` if none
+    if not words or tokenizer.unk_token_id is None: return len(words)
+    ids = tokenizer(list(words), add_special_tokens=False).input_ids
+    known = sum(tokenizer.unk_token_id not in o for o in ids)
+    if known: return known
+    raise UsageError(f'--lexicon: 0 of its {len(words)} words are in the vocabulary ({words[0]!r} and all '
+                     'others are unknown to this tokenizer); use a lexicon in its language')
 
 # %% ../../nbs/values/05_values.ipynb #37ff665c
 @dataclass
@@ -141,14 +147,6 @@ def _load_tokenizer(located, options):
         if not (first.folder/'reward_model.json').is_file(): return options.loader.load(first).tokenizer
         try: return load_tokenizer(str(first.folder), trust_remote_code=options.trust_remote_code)
         except UsageError as e: raise UsageError(str(e).removeprefix('--base_model ')) from e
-
-def _known_words(tokenizer, words): # How many of the words the tokenizer can write; `UsageError` if none
-    if not words or tokenizer.unk_token_id is None: return len(words)
-    ids = tokenizer(list(words), add_special_tokens=False).input_ids
-    known = sum(tokenizer.unk_token_id not in o for o in ids)
-    if known: return known
-    raise UsageError(f'--lexicon: 0 of its {len(words)} words are in the vocabulary ({words[0]!r} and all '
-                     'others are unknown to this tokenizer); use a lexicon in its language')
 
 def gather(
     located:Located,         # From `locate`
