@@ -24,7 +24,8 @@ from ..hub.callback import PromoteAndTagCallback
 from ..training.collate import PackedCollator
 from ..training.consumed import keep_pairs, tokens_digest, write_pairs
 from ..training.metrics import read_metrics, set_up_trackers
-from ..training.prepare import (Prepared, arithmetic, check_settings, clear_run, holds_run, read_pairs,
+from ..training.arguments import arithmetic
+from ..training.prepare import (Prepared, check_settings, clear_run, holds_run, read_pairs,
                                        rows_table, tokenize)
 from ..training.resume import Preemption, compare, make_room, mark, same_settings, set_aside, unmark
 from ..training.trainer import PairTrainer, TrainingDiverged
