@@ -37,6 +37,9 @@ def ranks_flags(
                    help='.csv, .parquet, or - for standard output')
     p.add_argument('--collapse', action='store_true',
                    help='merge the categories NAME_Virtue and NAME_Vice into NAME')
+    p.add_argument('--match', choices=('normalized', 'exact'), default='normalized',
+                   help='compare words and tokens without case and white space (Figures 1, 4 and 5 of the '
+                        'paper), or as they are written (Figure 2)')
     p.add_argument('--variants', choices=('separate', 'average'), default='separate',
                    help="rank each token, or average the rewards of a word's tokens first")
     p.add_argument('--vocabulary', metavar='FILE',

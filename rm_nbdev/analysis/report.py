@@ -223,11 +223,11 @@ class Words:
     vocabulary:list|None        # Decoded tokens that may be ranked; None: all
 
 def read_words(
-    flags,         # lexicon, collapse, vocabulary, shared
+    flags,         # lexicon, collapse, match, vocabulary, shared
     inputs:Inputs, # From `find_inputs`
 )->Words:          # `UsageError` for a file that cannot be read, and for both --shared and --vocabulary
     "Read the lexicon and the vocabulary"
-    lexicon = read_lexicons(flags.lexicon, flags.collapse) if flags.lexicon else None
+    lexicon = read_lexicons(flags.lexicon, flags.collapse, flags.match) if flags.lexicon else None
     if flags.shared and flags.vocabulary:
         raise UsageError('--shared and --vocabulary both say which tokens are ranked: give one')
     if flags.vocabulary: return Words(lexicon, read_vocabulary(flags.vocabulary))

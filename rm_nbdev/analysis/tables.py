@@ -12,10 +12,11 @@ import numpy as np, pandas as pd
 import pyarrow as pa, pyarrow.compute as pc
 from tqdm import tqdm
 from ..core.errors import UsageError
+from ..data.csv_text import BadCell, is_note, open_bytes, to_floats, to_texts
 from ..values.stimuli import PROMPTS, coverage, match
-from .table_files import (
-    FORMS, IDS, RANK_FORMS, BadCell, Form, Table, bad_cell, batches, find_tables, is_note, open_bytes,
-    open_table, table_names, to_floats, to_ints, to_texts)
+from rm_nbdev.analysis.table_files import (
+    FORMS, IDS, RANK_FORMS, Form, Table, bad_cell, batches, find_tables, open_table, say_once,
+    table_names, to_ints)
 
 # %% ../../nbs/analysis/02_tables.ipynb #604790f2
 def _plain(column): # As one array, texts without a dictionary
@@ -349,19 +350,28 @@ def _read_ranks(table, name): # One table as a frame
     df = pd.concat(out, ignore_index=True)
     for c in ('model', 'prompt', 'category', 'base'): df[c] = df[c].where(df[c].str.strip() != '')
     _check_ranks(table, df)
-    return df
+    repeats = df.duplicated()
+    if repeats.any():
+        say_once(f'{table.path}: {repeats.sum():,} rows are exact repeats of others and are left out; '
+                 f'{(~repeats).sum():,} remain')
+    return df[~repeats].reset_index(drop=True)
 
-def _check_ranks(table, df): # `UsageError` for a row that is incomplete or duplicated
+def _check_ranks(table, df): # `UsageError` for a row that is incomplete, or that contradicts another
     for c in ('model', 'category', 'median_rank'):
         bad = df.index[df[c].isna() | df[c].isin([np.inf, -np.inf])]
         if bad.size:
             what = c.replace('_', ' ')
             raise UsageError(f'{table.path}, row {bad[0]+1}: has no {what}; fix or remove the row')
-    again = df[df.duplicated(['model', 'step', 'prompt', 'category'])]
+    keys = [*_PART, 'category']
+    own = df.drop_duplicates()
+    again = own[own.duplicated(keys, keep=False)]
     if again.size:
-        first = [None if pd.isna(v) else v for v in again.iloc[0][[*_PART]]]
-        raise UsageError(f'{table.path}: {_duplicated(len(again))}, the first for {_describe(first)}; '
-                         'remove one of each')
+        same = again[again.groupby(keys, dropna=False, sort=False).ngroup() == 0]
+        first,second = same.iloc[0],same.iloc[1]
+        what = _describe([None if pd.isna(v) else v for v in first[[*_PART]]])
+        rows = f'rows {same.index[0]+1} and {same.index[1]+1}'
+        raise UsageError(f'{table.path}, {rows}: contradict each other on {what}, category {first.category} '
+                         f'(median ranks {first.median_rank:g} and {second.median_rank:g}); remove one')
 
 # %% ../../nbs/analysis/02_tables.ipynb #c095821e
 def read_ranks(

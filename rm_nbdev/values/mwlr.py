@@ -6,10 +6,11 @@
 __all__ = ['TOKEN', 'mwlr', 'read_logps', 'mwlr_table', 'word_mwlr', 'pairs_mwlr', 'class_mwlr']
 
 # %% ../../nbs/values/06_mwlr.ipynb #89fa7997
-import csv, math
+import math
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.errors import UsageError, first_line
+from ..data.csv_text import BadCell, csv_batches, csv_form, to_floats
 from .stimuli import categories, coverage, match
 
 # %% ../../nbs/values/06_mwlr.ipynb #27093014
@@ -29,15 +30,24 @@ TOKEN = ('token_id', 'token_name', 'token_decoded')  # What describes a token; e
 def _prompt_columns(columns): # All that do not describe the token and are no index that pandas or R wrote
     return [c for c in columns if c not in TOKEN and str(c).strip() and not str(c).startswith('Unnamed: ')]
 
-def _read_csv(path): # token_decoded as text whatever it is, other columns as they come
-    csv.field_size_limit(2**31-1)
-    with path.open('rb') as f: crlf = f.readline().endswith(b'\r\n')
-    with path.open(encoding='utf-8-sig', newline='') as f: names = next(csv.reader(f), [])
-    for n in names:
-        if names.count(n) > 1: raise UsageError(f'{path}: the header has {n!r} twice; rename one')
-    how = dict(encoding='utf-8-sig', dtype=dict(token_decoded=str), keep_default_na=False)
-    if not crlf: how['lineterminator'] = '\n'  # else a carriage return that is a token would end a row
-    return pd.read_csv(path, **how)
+def _floats(texts): # As numbers, float64; left as texts if one is none, so that a message can show it
+    try: numbers = to_floats(texts)
+    except BadCell: return texts.to_pandas()
+    return texts.to_pandas() if np.isnan(numbers).any() else numbers
+
+def _read_csv(path): # token_decoded as text whatever it is, and the columns of prompts
+    form = csv_form(path)
+    if not form.names: raise UsageError(f'{path}: cannot be read as a table (it is empty); write it again')
+    for n in form.names:
+        if n and form.names.count(n) > 1: raise UsageError(f'{path}: the header has {n!r} twice; rename one')
+    wanted = ['token_decoded', *_prompt_columns(form.names)]
+    at = {n:i for i,n in enumerate(form.names) if n in wanted}
+    frames = []
+    for batch in csv_batches(path, form, list(at.values())):
+        columns = {n:batch[str(i)] for n,i in at.items()}
+        frames.append(pd.DataFrame({n: c.to_pandas() if n == 'token_decoded' else _floats(c)
+                                    for n,c in columns.items()}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=form.names)
 
 def _read_table(where): # A frame, and how messages name it
     if isinstance(where, pd.DataFrame): return where,'the table'
