@@ -1,12 +1,12 @@
 """How fast the kit trains and scores against trl and the plain computation, and in how much memory
 
-    python benchmarks/bench.py                    # everything, under 10 minutes on 2 cores
+    python benchmarks/bench.py                    # everything, about 15 minutes on 2 cores
     python benchmarks/bench.py --only bt,scoring  # some tables
     python benchmarks/bench.py --quick            # only a trial: small sizes, about a minute
 
 Variants of a table take turns on the same batches, one step each per round, so a busy machine slows all of them. A
 ratio is computed within a round; the table gives its median, lowest and highest. Above 1 is faster than the table's
-first variant.
+first variant. Where trl is one, a second ratio compares with trl without its checkpointing.
 """
 import argparse, csv, gc, itertools, math, os, platform, random, statistics, tempfile, time
 from dataclasses import dataclass
@@ -15,18 +15,22 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 import torch
+import whole_commands
 from contestants import Kit, KitScore, PlainGRM, PlainScore, Trl
 from memory import peak_mb
 from workload import HIDDEN, make_base, make_pairs, token_counts
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = ['table', 'size', 'variant', 'unit', 'median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high', 'peak_mb']
+RATIO,SECOND = ('ratio', 'ratio_low', 'ratio_high'), ('second_ratio', 'second_low', 'second_high')
+COLUMNS = ['table', 'size', 'variant', 'unit', 'median', 'low', 'high', *RATIO, *SECOND, 'peak_mb']
 TABLES = dict(
     bt=f'Bradley-Terry: one optimizer step, LoRA r=32 with dropout 0.05, float32, hidden {HIDDEN}',
-    grm='GRM: one optimizer step on 4 pairs, otherwise as above',
+    commands='Whole commands: `rm-train bt` and a script with `trl.RewardTrainer`, same data, base, LoRA and pairs, '
+             'in micro-batches of 4; from the first step to the last; memory of the whole process',
+    grm='GRM: one optimizer step on 4 pairs, otherwise as in the first table',
     preparing='Preparing: from texts to token ids',
     scoring='Scoring: rewards of several responses to one prompt of 200 tokens')
-HEADLINE = dict(bt='kit fast', grm='kit fast', preparing='here', scoring='kit: score')  # What the last line names
+HEADLINE = dict(bt='kit fast', commands='kit', grm='kit fast', preparing='here', scoring='kit: score')  # What the last line names
 WITH,WITHOUT = dict(checkpointing=True), dict(checkpointing=False)
 BUSY = 1.2             # load per core from which threads wait for other programs more than they work
 TOLERANCE = 1e-4       # largest difference of losses between variants, without dropout
@@ -111,6 +115,15 @@ def check_equal(steps, rows):
         raise SystemExit(f'losses (for scoring: sums of rewards) differ by {loss:.1e}: {each}')
     return loss, x
 
+TRL = ('bt', 'commands')   # tables whose first two variants are trl with and without its checkpointing
+
+def ratios(table, times):
+    "name -> ratios with the first variant and, where trl is one, with trl without its checkpointing"
+    against = [times[k] for k in [*times][:2 if table in TRL else 1]]
+    def one(base, ts, names): return dict(zip(names, spread([a/b for a,b in zip(base, ts)])))
+    return {k: dict(p for base,names in zip(against, (RATIO, SECOND)) for p in one(base, ts, names).items())
+            for k,ts in times.items()}
+
 def spread(xs): return statistics.median(xs), min(xs), max(xs)
 
 def equality_note(case, steps):
@@ -159,13 +172,12 @@ def measure(case):
                  'measure again on an idle machine, or with OMP_NUM_THREADS=1.')
     print('  ' + note, flush=True)
     widest = done[0] if case.items else max(done, key=lambda o: token_counts(o)[0])
-    out,unit = [],'s/step' if case.items is None else 'responses/s'
+    out,unit,compared = [],'s/step' if case.items is None else 'responses/s',ratios(case.table, times)
     for k,ts in times.items():
         value = ts if case.items is None else [case.items/t for t in ts]
-        ratio = [a/b for a,b in zip(first, ts)]
+        row = case.table, case.size, k, unit, *spread(value)
         peak = peak_mb(case.variants[k], case.warm, widest, torch.get_num_threads())
-        row = case.table, case.size, k, unit, *spread(value), *spread(ratio), peak
-        out.append(dict(note=note) | dict(zip(COLUMNS, row)))
+        out.append(dict(note=note, peak_mb=peak) | dict(zip(COLUMNS, row)) | compared[k])
         print('  ' + as_text(out[-1]), flush=True)
     return out
 
@@ -176,10 +188,11 @@ def with_range(r, k, low, high): # 1.9 (1.8–2.1); the first variant's ratio, w
     v,a,b = (number(r.get(c)) for c in (k, low, high))
     return v if a == v == b or not a else f'{v} ({a}–{b})'
 def value_of(r): return with_range(r, 'median', 'low', 'high')
-def ratio_of(r): return with_range(r, 'ratio', 'ratio_low', 'ratio_high')
+def ratio_of(r): return with_range(r, *RATIO)
+def second_of(r): return with_range(r, *SECOND) if r.get(SECOND[0]) else ''
 def as_text(r):
     peak = '' if r.get('peak_mb') is None else f" {number(r['peak_mb']):>6} MB"
-    return f"{r['variant']:32} {value_of(r):20} {r['unit']:12} x {ratio_of(r):20}{peak}"
+    return f"{r['variant']:32} {value_of(r):20} {r['unit']:12} x {ratio_of(r):18} {second_of(r):18}{peak}"
 
 def machine():
     "What the measurements ran on"
@@ -197,10 +210,12 @@ def report(rows):
     for t,title in TABLES.items():
         mine = [r for r in rows if r['table'] == t]
         if not mine: continue
-        out += ['', f'## {title}', '', '| | | | × | peak, MB |', '|---|---|---|---|---|']
+        head = ['', '', '', '×', *['× trl without checkpointing']*(t in TRL), 'peak, MB']
+        out += ['', f'## {title}', '', f"| {' | '.join(head)} |", '|---'*len(head) + '|']
         for r in mine:
             value,peak = f"{value_of(r)} {r['unit']}",number(r.get('peak_mb'))
-            out.append(f"| {r['size']} | {r['variant']} | {value} | {ratio_of(r)} | {peak} |")
+            cells = [r['size'], r['variant'], value, ratio_of(r), *[second_of(r)]*(t in TRL), peak]
+            out.append(f"| {' | '.join(cells)} |")
         out += [''] + [f'{k}: {v}  ' for k,v in {r['size']: r['note'] for r in mine if r.get('note')}.items()]
         if t == 'scoring': out += ['', 'trl has no scoring of several responses to one prompt to compare with.']
     return '\n'.join(out) + '\n'
@@ -215,7 +230,7 @@ def picture(rows, path):
     fig,axs = plt.subplots(len(panels), 1, figsize=(8, height), squeeze=False, layout='constrained',
                            height_ratios=[len(d)+1 for _,d in panels])
     def colour(v): # Okabe and Ito's, safe for colour-blind readers
-        if v.startswith(('kit fast', 'kit: score', 'here')): return '#009e73'
+        if v == 'kit' or v.startswith(('kit fast', 'kit: score', 'here')): return '#009e73'
         return '#56b4e9' if v.startswith('kit') else '#999999'
     for ax,((table,size),d) in zip(axs[:,0], panels):
         names,mid = [r['variant'] for r in d],[r['ratio'] for r in d]
@@ -243,6 +258,21 @@ def preparing(quick):
         print('  ' + as_text(r))
     return rows
 
+def commands(quick):
+    "Rows of the table that `whole_commands.py` measures"
+    out = []
+    for size,steps,found in whole_commands.measure(quick):
+        n = len(next(iter(found.values())))
+        note = f'{n} round{"s"*(n > 1)} of {steps} steps; every command is a process of its own.'
+        times = {k: [step for step,_,_ in runs] for k,runs in found.items()}
+        compared = ratios('commands', times)
+        for k,ts in times.items():
+            row = 'commands', size, k, 's/step', *spread(ts)
+            peak = statistics.median(peak for *_,peak in found[k])
+            out.append(dict(note=note, peak_mb=peak) | dict(zip(COLUMNS, row)) | compared[k])
+            print('  ' + as_text(out[-1]), flush=True)
+    return out
+
 def save(rows, folder):
     folder.mkdir(parents=True, exist_ok=True)
     table,png,md = (folder/f'results.{e}' for e in ('csv', 'png', 'md'))
@@ -258,7 +288,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--only', default=','.join(TABLES),
                    help=f"tables to measure, separated by commas: {', '.join(TABLES)}")
-    p.add_argument('--quick', action='store_true', help='small sizes and few rounds, only to try it; the numbers are not reliable')
+    p.add_argument('--quick', action='store_true', help='small sizes and few rounds, only to try it; '
+                   'the numbers are not reliable')
     p.add_argument('--output', type=Path, help='folder of results.csv, .png and .md, which are overwritten; without '
                    'it `results/` beside this file, or a new temporary one with --quick')
     a = p.parse_args()
@@ -274,9 +305,11 @@ def main():
             if c.table != last: print(f'\n{TABLES[c.table]}')
             last = c.table
             rows += measure(c)
-    if 'preparing' in tables:
-        print(f"\n{TABLES['preparing']}")
-        rows += preparing(a.quick)
+    for table,f in dict(commands=commands, preparing=preparing).items():
+        if table in tables:
+            print(f'\n{TABLES[table]}')
+            rows += f(a.quick)
+    rows.sort(key=lambda r: list(TABLES).index(r['table']))
     files = save(rows, out)
     print('\n' + report(rows))
     best = [max((r for r in rows if r['table'] == t and r['variant'] == HEADLINE[t]), key=lambda r: r['ratio'])

@@ -13,13 +13,13 @@ from transformers import PrinterCallback
 from transformers.utils import logging as hf_logging
 from trl import RewardConfig, RewardTrainer
 from rm_nbdev.core.config import Config
-from rm_nbdev.models.bases import seeded
 from rm_nbdev.models.packing import pad_sequences
 from rm_nbdev.models.reward_model import make_model
 from rm_nbdev.scoring.rewards import score, score_ids
+from rm_nbdev.training.batches import to_device
 from rm_nbdev.training.collate import make_collator, span_mask
 from rm_nbdev.training.losses import make_objective
-from workload import PAD, bare_tokenizer
+from workload import PAD, OnDevice, bare_tokenizer, with_moved_adapters
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
@@ -29,22 +29,27 @@ warnings.filterwarnings('ignore')
 LR = 1e-5
 
 def make(method, base, checkpointing=False, **settings):
-    "The kit's config and model, adapters moved off zero so that their gradients and the reference tell something"
-    config = Config(method, base_model=base, gradient_checkpointing=checkpointing, bf16=False, use_cpu=True,
-                    **settings)
-    model = make_model(config, PAD).train()
-    with seeded(1):
-        for n,p in model.named_parameters():
-            if 'lora_B' in n: nn.init.normal_(p, std=.02)
-    return config, model
+    "The kit's config, and its model on a base: a folder, or a `OnDevice`"
+    created = isinstance(base, OnDevice)
+    config = Config(method, base_model='random' if created else base, gradient_checkpointing=checkpointing,
+                    bf16=created and base.dtype == torch.bfloat16,
+                    use_cpu=not created or base.device == 'cpu', **settings)
+    model = base.model(config) if created else make_model(config, PAD)
+    return config, with_moved_adapters(model).train()
+
+def arithmetic_of(model):
+    "The autocast that a model trains under: bfloat16 for a base in bfloat16"
+    base = next(p for p in model.parameters() if not p.requires_grad)
+    return torch.autocast(base.device.type, torch.bfloat16, enabled=base.dtype == torch.bfloat16)
 
 class Step:
     "One optimizer step of a model; a subclass says what the loss of some pairs is"
     def __init__(self, model):
         self.model = model
+        self.device,self.autocast = next(model.parameters()).device,arithmetic_of(model)
         self.opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, fused=True)
     def backward(self, rows):
-        loss = self.loss(rows)
+        with self.autocast: loss = self.loss(rows)
         loss.backward()
         return loss.detach()
     def __call__(self, rows):
@@ -70,21 +75,26 @@ class Kit(Step):
         if config.batching == 'packed' and not model.packs:
             raise SystemExit(f'packing is not in use: {model.packing_note}')
         self.collate,self.objective = make_collator(config, PAD, model.packs),make_objective(config)
+        if config.batching == 'packed': self._prepare_rows()
+    def _prepare_rows(self): # As the trainer does it: attention is chosen once, the collator makes what it needs
+        with self.autocast: self.collate.needs = self.model.choose_attention().needs
+        self.collate.reference = getattr(self.objective, 'needs_reference', False)
+        self.collate.chosen_only = not getattr(self.objective, 'needs_rejected', False)
     def loss(self, rows):
-        values = self.objective.values(self.model, self.collate(rows))
+        values = self.objective.values(self.model, to_device(self.collate(rows), self.device))
         return self.objective.terms(values)['loss']
 
 class Trl(Step):
     "`trl.RewardTrainer` with its own collator, loss, training step and optimizer"
     def __init__(self, base, warm, checkpointing=True, dropout=True):
         pairs = Dataset.from_list([self._bare(o) for o in warm])
+        config,model = make('bt', base, batching='padded')
         with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(None):
             args = RewardConfig(
-                output_dir=d, bf16=False, use_cpu=True, gradient_checkpointing=checkpointing,
+                output_dir=d, bf16=config.bf16, use_cpu=config.use_cpu, gradient_checkpointing=checkpointing,
                 disable_dropout=not dropout, learning_rate=0., max_steps=1, per_device_train_batch_size=len(warm),
                 save_strategy='no', report_to='none', disable_tqdm=True)
-            model = make('bt', base, batching='padded')[1].model
-            self.trainer = RewardTrainer(model, args, train_dataset=pairs, processing_class=bare_tokenizer())
+            self.trainer = RewardTrainer(model.model, args, train_dataset=pairs, processing_class=bare_tokenizer())
             self.trainer.remove_callback(PrinterCallback)
             self.trainer.train()          # one short step at learning rate 0, which sets up what its loop needs
         self.model,self.opt = self.trainer.model_wrapped,self.trainer.optimizer
@@ -119,7 +129,7 @@ class PlainGRM(Step):
         answer = span_mask(spans, seqs, batch['input_ids'].shape[1])
         return batch | dict(labels=batch['input_ids'].masked_fill(~answer, -100))
     def loss(self, rows):
-        batch,config,lm = self.collate(rows),self.config,self.model.model
+        batch,config,lm = to_device(self.collate(rows), self.device),self.config,self.model.model
         kw = dict(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], use_cache=False)
         out = lm(**kw, output_hidden_states=True)
         logits,ref = out.logits.float(),None
@@ -127,7 +137,7 @@ class PlainGRM(Step):
             with torch.no_grad(), lm.disable_adapter(): ref = lm(**kw).logits.float()
         last = batch['attention_mask'].sum(-1) - 1
         rewards = self.model.v_head(out.hidden_states[-1]).squeeze(-1)       # shape (rows, length)
-        chosen,rejected = rewards[torch.arange(len(last)),last].chunk(2)
+        chosen,rejected = rewards[torch.arange(len(last), device=last.device),last].float().chunk(2)
         pi_c,pi_r = logps_of_labels(logits, batch['labels']).chunk(2)
         if config.sft_only: text = pi_c
         else:

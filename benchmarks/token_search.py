@@ -11,15 +11,15 @@ import argparse, csv, os, tempfile, time
 from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
-from rm_nbdev.models.bases import add_lora, seeded
-from rm_nbdev.models.heads import ValueHead
-from rm_nbdev.models.reward_model import GRM, RewardModel
+from transformers import LlamaConfig
+from rm_nbdev.models.bases import seeded
 from rm_nbdev.scoring.rewards import score_groups
 from rm_nbdev.values.candidates import AnswerSet, group_suffixes
 from rm_nbdev.values.search import merged, shared_prefix_rewards
+import contestants
 from bench import HERE, machine, number, spread, with_range
+from contestants import arithmetic_of
+from workload import OnDevice
 
 VOCAB,BATCH = 8192,32
 PLAIN = f'plain: stock, batches of {BATCH}'
@@ -27,31 +27,26 @@ NUMBERS = ('median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high')
 
 def make(method, hidden=256, layers=4):
     "A reward model with adapters, as trained"
-    with seeded(0):
-        config = LlamaConfig(vocab_size=VOCAB, hidden_size=hidden, intermediate_size=8*hidden//3,
-                             num_hidden_layers=layers, num_attention_heads=hidden//32, max_position_embeddings=2048,
-                             pad_token_id=0)
-        if method == 'bt': config.num_labels = 1
-        m = (AutoModelForSequenceClassification if method == 'bt' else AutoModelForCausalLM).from_config(config)
-        m = add_lora(m, None, ['q_proj', 'k_proj', 'v_proj', 'o_proj'])
-        for n,p in m.named_parameters():
-            if 'lora_B' in n: nn.init.normal_(p, std=.02)
-        model = (RewardModel(m) if method == 'bt' else GRM(m, ValueHead(hidden))).eval()
+    stock = LlamaConfig(vocab_size=VOCAB, hidden_size=hidden, intermediate_size=8*hidden//3, num_hidden_layers=layers,
+                        num_attention_heads=hidden//32, max_position_embeddings=2048, pad_token_id=0)
+    model = contestants.make(method, OnDevice(stock))[1].eval()
     model.packs
     return model
 
 @torch.no_grad()
-def plain(model, seqs):
+def plain(model, seqs, batch=BATCH):
     "Stock: whole conversations, a batch at a time"
-    out = []
-    for i in range(0, len(seqs), BATCH):
-        ids = torch.tensor(seqs[i:i+BATCH])
+    out,device = [],next(model.parameters()).device
+    for i in range(0, len(seqs), batch):
+        ids = torch.tensor(seqs[i:i+batch], device=device)
         mask = torch.ones_like(ids)
-        if model.method == 'bt': out.append(model.model(input_ids=ids, attention_mask=mask).logits[:,0])
-        else:                                       # without the output layer, which no reward needs
-            states = model.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            out.append(model.v_head(states[:,-1])[:,0])
-    return torch.cat(out)
+        with arithmetic_of(model):
+            if model.method == 'bt': rewards = model.model(input_ids=ids, attention_mask=mask).logits
+            else:                                   # without the output layer, which no reward needs
+                states = model.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                rewards = model.v_head(states[:,-1])
+        out.append(rewards[:,0])
+    return torch.cat(out).float().cpu()
 
 def variants(model, prefix, tails, sample):
     seqs,answers = [prefix+t for t in tails],AnswerSet(prefix, group_suffixes(tails))

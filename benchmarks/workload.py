@@ -1,9 +1,15 @@
 "What is measured on: random pairs with the lengths of preference data, and small random Llamas"
-import random
+import copy, random
+from dataclasses import dataclass
 from pathlib import Path
 import torch
+from torch import nn
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM,
+                          PretrainedConfig, PreTrainedTokenizerFast)
+from rm_nbdev.models.bases import add_lora, seeded
+from rm_nbdev.models.heads import ValueHead
+from rm_nbdev.models.reward_model import GRM, RewardModel, recompute_activations
 
 PAD,EOS = 0,2
 HIDDEN = 256
@@ -54,6 +60,43 @@ def make_base(
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
     return str(Path(folder))
+
+@dataclass(frozen=True)
+class OnDevice:
+    "A base that is created on a device from its config, with random weights, instead of being loaded from a folder"
+    config:PretrainedConfig
+    device:str='cpu'
+    dtype:torch.dtype=torch.float32  # Of the base; adapters and heads are float32
+
+    def model(self,
+        config,      # The kit's `Config`: method, adapters, seed, gradient checkpointing
+    )->RewardModel:  # As `make_model` would load it
+        "A reward model with adapters"
+        kind = AutoModelForSequenceClassification if config.method == 'bt' else AutoModelForCausalLM
+        stock = copy.deepcopy(self.config)
+        if config.method == 'bt': stock.num_labels = 1
+        with seeded(0), torch.device(self.device): m = self._stock(kind, stock)
+        m.get_input_embeddings().padding_idx = None
+        if config.method == 'bt': m.score.float()
+        if config.gradient_checkpointing: recompute_activations(m)
+        m = add_lora(m, None, config.lora_target_modules, config.lora_r, config.lora_alpha, config.lora_dropout,
+                     config.seed)
+        if config.method == 'bt': return RewardModel(m)
+        head = ValueHead(stock.hidden_size, config.layer_type, config.num_layers, config.num_neurons, config.seed)
+        return GRM(m, head.to(self.device))
+
+    def _stock(self, kind, config): # Rounded to bfloat16 in any case: every dtype computes with the same weights
+        try: model = kind.from_config(config, attn_implementation='sdpa')
+        except ValueError: model = kind.from_config(config, attn_implementation='eager')  # Gemma 2 has no sdpa
+        for p in model.parameters(): p.data = p.data.to(torch.bfloat16).to(self.dtype)
+        return model
+
+def with_moved_adapters(model:nn.Module)->nn.Module:
+    "The model, its adapters moved off zero so that their gradients and a reference tell something"
+    with seeded(1):
+        for n,p in model.named_parameters():
+            if 'lora_B' in n: nn.init.normal_(p, std=.02)
+    return model
 
 def bare_tokenizer(): # trl asks for one, though the pairs are tokenized already
     words = models.WordLevel({'<pad>':PAD, '<unk>':1, '</s>':EOS}, unk_token='<unk>')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIST', 'STATE', 'LOADABLE', 'NOT_LOADABLE', 'replacing', 'sync', 'write_text', 'read_json', 'check_writable',
            'check_new_file', 'sha256', 'folder_files', 'checkpoint_steps', 'role', 'holds_model', 'best_step',
-           'shortest_ends', 'shipped_file']
+           'shortest_ends', 'shipped_file', 'usable_cores']
 
 # %% ../../nbs/core/02_files.ipynb #dc61a940
 import fnmatch, hashlib, importlib.util, json, os, re, threading
@@ -179,3 +179,9 @@ def shipped_file(
     for path in (package/name, package.parent/'nbs'/name):
         if path.is_file(): return path
     raise UsageError(f'{name}: not found in the installed package ({package}); reinstall rm_nbdev')
+
+# %% ../../nbs/core/02_files.ipynb #1b079798
+def usable_cores(
+)->int: # 1 or more
+    "Cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -61,6 +61,9 @@ class DataSettings:
     max_length: int = opt(1024, 'Maximum number of tokens in prompt + response')
     overlong: Literal['truncate_prompt', 'drop', 'truncate_right'] = opt('truncate_prompt',
         'Pairs over max_length: cut the left end of the prompt, drop the pair, or cut the right end')
+    dataset_num_proc: int|None = opt(None,
+        'Threads that tokenize pairs and check what is cached; if not given, one per core that this run may '
+        'use (a tokenizer with Python code of its own gets one)')
     debug: str = opt('False',
         "True trains on the first 100 rows; 'underflow_overflow' is passed to transformers")
 
@@ -72,7 +75,8 @@ class TrainingSettings:
     weight_ratio: float|None = opt(None, 'Weight w of the second loss term. bt: of labelsmooth and pos_reg '
         '(0.1 if not given). grm: the loss is w * text + (1-w) * pairwise (0.01 if not given)')
     per_device_train_batch_size: int = opt(1, 'Pairs in one forward pass, per device')
-    per_device_eval_batch_size: int = opt(1, 'Pairs in one forward pass of an evaluation, per device')
+    per_device_eval_batch_size: int = opt(1,
+        'Pairs in one forward pass of an evaluation, per device (without a token budget)')
     gradient_accumulation_steps: int = opt(16, 'Forward passes per optimizer step')
     learning_rate: float = opt(1e-5, 'Peak learning rate')
     num_train_epochs: float = opt(2., 'Passes over the training pairs')
@@ -86,9 +90,13 @@ class TrainingSettings:
         'falls back to padding and reports it if the architecture cannot be packed')
     share_prompt: bool = opt(True, "Packed: compute the common beginning of a pair's sequences once "
         '(lora_dropout then draws one mask for it instead of two)')
-    max_tokens_per_batch: int|None = opt(None,
+    max_tokens_per_batch: str|None = opt(None,
         'Split the pairs of an optimizer step into forward passes of at most this many tokens each, instead '
-        'of per_device_train_batch_size pairs; the mean gradient is the same (dropout draws other masks)')
+        'of per_device_train_batch_size pairs; the mean gradient is the same (dropout draws other masks). '
+        "'auto' finds the number from free memory, 'off' goes by pairs; if not given, auto on a GPU, "
+        'off on a CPU')
+    dataloader_num_workers: int|None = opt(None,
+        'Processes that make batches ahead of the device; if not given, 2 on a GPU and none on a CPU')
     gradient_checkpointing: bool|None = opt(None,
         'Recompute activations in the backward pass: less memory, about a third more time, same numbers; '
         'if not given, only when the longest forward pass would not fit into free memory')
@@ -138,6 +146,9 @@ class OutputSettings:
     log_dir: str = opt('./reward_models_train', 'Parent of the run directory if output_dir is not given')
     overwrite_output_dir: bool = opt(False,
         'Delete the run that already exists in the run directory, and start a new one')
+    keep_pairs: bool = opt(True, 'Write the token ids of the training pairs to pairs.parquet in the run '
+        'directory; False saves the space: rows.parquet then records the rows without token ids, '
+        'and rm-batches lists them so')
     report_to: str = opt('none', 'Trackers, separated by commas: none, wandb, tensorboard, trackio, ...')
     wandb_name: str = opt('test',
         'Name of the run in trackers; also part of the folder name if output_dir is not given')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Row', 'run_program', 'failure', 'Background', 'requirements', 'satisfies', 'pip', 'python_row', 'package_row',
-           'package_rows', 'folder_row', 'hf_home', 'disk_rows', 'usable_cores', 'memory_row', 'hub_token',
-           'own_secrets', 'hub_address', 'whoami', 'local_program', 'hub_row']
+           'package_rows', 'folder_row', 'hf_home', 'disk_rows', 'memory_row', 'hub_token', 'own_secrets',
+           'hub_address', 'whoami', 'local_program', 'hub_row']
 
 # %% ../../nbs/doctor/01_checks.ipynb #e746f967
 import atexit, contextlib, json, os, re, select, shlex, shutil, signal, socket, ssl, subprocess, sys, tempfile
@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
+from ..core.files import usable_cores
 from ..core.settings import source_file
 
 # %% ../../nbs/doctor/01_checks.ipynb #d4dd2fc9
@@ -255,11 +256,6 @@ def disk_rows(
     return [*rows, temporary]
 
 # %% ../../nbs/doctor/01_checks.ipynb #2cd56c17
-def usable_cores(
-)->int:
-    "Cores that this process may use"
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
 def memory_row(
     free=None,        # Bytes, by the rule that training uses; None: as the system says
     least:float=4,    # GB

@@ -20,6 +20,8 @@ from . import doctor_flags
 from .checks import Background, Row, failure, package_row, pip, run_program, satisfies
 from .checks import disk_rows, hub_row, memory_row, own_secrets, package_rows, python_row
 from .checks import requirements, local_program
+from .caches import cache_rows, clear_caches
+from .kernels import kernel_rows
 
 # %% ../../nbs/doctor/04_doctor.ipynb #8e01bdce
 _MARK = 'rm-doctor says: '  # In front of each stage's line
@@ -75,7 +77,11 @@ def _flash(): # flash-attention; imported only where it can be used
     return dict(version=metadata.version('flash_attn'))
 
 # %% ../../nbs/doctor/04_doctor.ipynb #d5037251
-_STAGES = dict(torch=_torch, devices=_devices, training=_training, flash=_flash)
+def _kernels(): # Which attention each family of models gets
+    from rm_nbdev.doctor.kernels import kernel_facts
+    return kernel_facts()
+
+_STAGES = dict(torch=_torch, devices=_devices, training=_training, flash=_flash, kernels=_kernels)
 
 def probe():
     "Print what torch is and can do on this machine, stage by stage; the process may end at any of them"
@@ -337,10 +343,12 @@ def run_checks(
     yield from run_check('CUDA', lambda: cuda_row(facts(), nvidia()))
     for check in (bf16_row, flash_row, training_row):
         yield from run_check(check.__name__.removesuffix('_row'), lambda: check(facts()))
+    yield from run_check('kernels', lambda: kernel_rows(facts().get('kernels', {})))
     yield from run_check('Hub', hub)
     yield from run_check('wandb', wandb_row, named.get('wandb', 'wandb'))
     yield from run_check('SLURM', slurm)
     yield from run_check('disk', disk_rows, root)
+    yield from run_check('cache', cache_rows)
     yield from run_check('memory', lambda: memory_row(facts().get('training', {}).get('free')))
 
 # %% ../../nbs/doctor/04_doctor.ipynb #5ea350bd
@@ -358,8 +366,12 @@ def conclusion(
 @command('rm-doctor', doctor_flags)
 def main(
     flags, # From `doctor_flags`
-):         # Exit code 0; 1 if training cannot work; 2 for bad input
-    "`rm-doctor [--offline] [--root DIR]`"
+):         # Exit code 0; 1 if training cannot work, or a cache cannot be cleared; 2 for bad input
+    "`rm-doctor [--offline] [--root DIR]`, or `rm-doctor --clear_cache AGE`"
+    if flags.clear_cache is not None:
+        cleared = clear_caches(flags.clear_cache)
+        show('\n'.join(cleared.lines()) + '\n')
+        raise SystemExit(int(cleared.failed()))
     rows = []
     for row in run_checks(flags.root, flags.offline):
         rows.append(row)

@@ -7,7 +7,7 @@ __all__ = ['COLORS', 'GREY', 'Picture', 'log2_steps', 'save_figure', 'run_labels
            'in_notebook', 'LiveFigure', 'main']
 
 # %% ../../nbs/plots/01_curves.ipynb #fa674dcd
-import io, math, sys
+import io, json, math, sys, time
 from collections.abc import Sequence
 from pathlib import Path
 import matplotlib as mpl
@@ -151,6 +151,7 @@ def _draw_several(axs, labels, dfs):
 def training_figure(
     runs:Sequence[str|Path]|str|Path,  # Run directories, or one
     labels:Sequence[str]|None=None,    # Names for the legend, one for each run; `run_labels` if None
+    events:Sequence[pd.DataFrame]|None=None, # Their events; None: from `read_metrics`
 # Loss, accuracy, margin over steps; where a run learned from text, a second row
 )->Picture:
     "How one or several runs went: evaluation as a line with dots, training as a thin line"
@@ -159,7 +160,7 @@ def training_figure(
     if not runs or len(labels)!=len(runs):
         says = 'give one run or more, and one label for each'
         raise ValueError(f"{len(runs)} runs and {len(labels)} labels: {says}")
-    dfs = [read_metrics(r) for r in runs]
+    dfs = [read_metrics(r) for r in runs] if events is None else list(events)
     last = max((int(d.step.max()) for d in dfs if len(d)), default=1)
     chance = dict(color=GREY, lw=1, ls='--')
     text = any(map(_has_text, dfs))
@@ -216,19 +217,56 @@ def in_notebook()->bool: # False in scripts, plain Python and IPython in a termi
     get = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)
     return getattr(get(), 'kernel', None) is not None
 
+def _new_events(path:Path, start:int)->tuple[pd.DataFrame, int]:
+    "Complete lines from byte `start` on, as columns step, kind and one per value; where the next line begins"
+    with path.open('rb') as f:
+        f.seek(start)
+        text = f.read()
+    lines = text[:text.rfind(b'\n') + 1]
+    events = map(json.loads, lines.splitlines())
+    rows = [o['values'] | dict(step=o['step'], kind=o['kind']) for o in events]
+    return pd.DataFrame(rows), start + len(lines)
+
+# %% ../../nbs/plots/01_curves.ipynb #7f9b31a3
 class LiveFigure:
-    "One picture in a notebook that follows a run"
-    def __init__(self): self.handle = None
+    "One picture in a notebook that follows a run, drawn for at most a small share of the time"
+    def __init__(self,
+        share:float=.01,      # Largest share of the time that is spent on pictures
+        clock=time.monotonic, # Gives seconds
+    ):
+        self.share,self.clock,self.began = share,clock,clock()
+        self.spent,self.longest = 0.,0.           # seconds: on all pictures, on the slowest
+        self.read,self.events = 0,[]              # bytes of the file so far; one table of what they held
+        self.handle = None                        # of the picture in the notebook
+
+    def due(self)->bool: # True for the first picture
+        "Would this picture, a last one and one in reserve stay within the share? Later ones are slower"
+        return self.spent + 3*self.longest <= self.share*(self.clock() - self.began)
+
+    def draw(self,
+        run:str|Path, # Run directory
+    )->bytes|None:    # A PNG; None where the run has no new event
+        "The run as it is now"
+        new,self.read = _new_events(Path(run)/'metrics.jsonl', self.read)
+        if not len(new): return None
+        self.events = [pd.concat([*self.events, new], ignore_index=True)]
+        return training_figure(run, events=self.events)._repr_png_()
 
     def update(self,
-        run:str|Path, # Run directory; before its first event there is nothing to show
+        run:str|Path,    # Run directory; before its first event there is nothing to show
+        last:bool=False, # The run is over: draw its last state in any case
     ):
-        "Show the run as it is now, in place of what was shown before"
-        if not in_notebook() or not (Path(run)/'metrics.jsonl').is_file(): return
+        "Show the run as it is now, in place of what was shown before, if there is time for it"
+        if not (last or self.due()) or not in_notebook(): return
+        if not (Path(run)/'metrics.jsonl').is_file(): return
+        began,png = self.clock(),self.draw(run)
+        if png is None: return
         from IPython.display import Image, display
-        image = Image(training_figure(run)._repr_png_(), format='png')
+        image = Image(png, format='png')
         if self.handle is None: self.handle = display(image, display_id=True)
         else: self.handle.update(image)
+        took = self.clock() - began
+        self.spent,self.longest = self.spent + took,max(self.longest, took)
 
 # %% ../../nbs/plots/01_curves.ipynb #e8bae1df
 def _stem(runs:list[Path], output:str|None)->Path:

@@ -132,13 +132,14 @@ def batches_flags(
              'from the run directory alone.')
     p = make_parser('rm-batches', 'RUN [flags]', about, _BATCHES_EXAMPLES, _BATCHES_NOTES)
     p.add_argument('run', metavar='RUN',
-                   help='run directory: the folder that holds pairs.parquet and seen.jsonl')
+                   help='run directory: the folder that holds seen.jsonl and pairs.parquet or rows.parquet')
     p.add_argument('--steps', metavar='RANGE', help='which steps, see below (default: all)')
     p.add_argument('--output', metavar='FILE',
                    help='write a file ending in .csv, .parquet or .jsonl (default: CSV to standard output)')
     p.add_argument('--format', choices=BATCH_FORMATS,
                    help='format, if the ending of --output does not determine it')
-    p.add_argument('--tokens', choices=TOKENS, default='ids',
+    p.add_argument('--tokens', choices=TOKENS,
                    help='ids: columns chosen_ids, rejected_ids; text: chosen_text, rejected_text instead, '
-                        'decoded with the tokenizer of a checkpoint; counts: neither')
+                        'decoded with the tokenizer of a checkpoint; counts: neither (default: ids; counts '
+                        'for a run with --keep_pairs False)')
     return p.parse_args(argv)

@@ -13,7 +13,9 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.
 from ..core.errors import UsageError, first_line
 from ..core.cli import command
 from ..core.files import check_new_file, checkpoint_steps, replacing
-from ..training.consumed import PAIRS, flat_lists, list_column, record_file, read_seen, seen_spans
+from ..data.mapped import flat_lists, list_column
+from ..training.consumed import PAIRS, record_file, read_seen, seen_spans
+from ..training.consumed import ROWS as COLUMNS
 from . import BATCH_FORMATS as FORMATS, TOKENS, batches_flags
 
 _all_ = ['FORMATS', 'TOKENS']
@@ -77,16 +79,17 @@ def _check_lengths(lists, chosen_tokens, rejected_tokens, shared):
 
 # %% ../../nbs/runs/03_batches.ipynb #56a107ec
 class RecordedPairs:
-    "The pairs of a run, by position; from `pairs.parquet`"
+    "The pairs of a run, by position; from `pairs.parquet`, or from `rows.parquet`, which holds no token ids"
     def __init__(self,
         run, # Run directory
     ):
-        self.path = record_file(run, 'pairs.parquet')
+        bare = not (Path(run)/'pairs.parquet').is_file() and (Path(run)/'rows.parquet').is_file()
+        self.path,self.has_ids = record_file(run, 'rows.parquet' if bare else 'pairs.parquet'),not bare
         with _damage(self.path):
             self.file = pq.ParquetFile(self.path, page_checksum_verification=True)
-            columns = self.file.schema_arrow.remove_metadata()
-            if not columns.equals(PAIRS): raise OSError(f"its columns are not {', '.join(PAIRS.names)}")
-            self.about = self.file.read([k for k in PAIRS.names if k not in _LISTS]).combine_chunks()
+            columns,schema = self.file.schema_arrow.remove_metadata(),PAIRS if self.has_ids else COLUMNS
+            if not columns.equals(schema): raise OSError(f"its columns are not {', '.join(schema.names)}")
+            self.about = self.file.read([k for k in schema.names if k not in _LISTS]).combine_chunks()
             self.about.validate(full=True)
             numbered = np.array_equal(self.about['pair'].to_numpy(), np.arange(len(self)))
             if not numbered: raise OSError('pairs are not numbered from 0')
@@ -128,7 +131,7 @@ def _positions(run, first, last, n): # Step, place and pair of each row of the l
     for step,_,at in read_seen(run, first, last):
         if at and max(at) >= n:
             raise UsageError(f"{Path(run)/'seen.jsonl'}: step {step} consumed pair {max(at)}, but "
-                             f"{Path(run)/'pairs.parquet'} holds {n}; they are not from the same run")
+                             f"the record of its pairs holds {n}; they are not from the same run")
         steps.append(np.full(len(at), step))
         places.append(np.arange(len(at)))
         pairs.append(np.array(at, int))
@@ -161,15 +164,25 @@ def _tables(pairs, step, place, at, tokens, tokenizer):
             if ids: out |= _token_columns(tokens, [o.slice(i-start, j-i) for o in ids], tokenizer)
             yield pa.table(out)
 
+def _without_ids(pairs, tokens): # What can be listed of a run that has not recorded its token ids
+    if tokens not in (None, 'counts'):
+        raise UsageError(f'--tokens {tokens}: {pairs.path.parent} was trained with --keep_pairs False, so '
+                         'its token ids are not recorded; use --tokens counts')
+    if tokens is None:
+        print(f'{pairs.path.parent}: trained with --keep_pairs False, so rows are listed without token ids',
+              file=sys.stderr)
+    return 'counts'
+
 def iter_batches(
-    run,               # Run directory
-    steps=None,        # As for `parse_steps`
-    tokens:str='ids',  # 'ids': token ids; 'text': decoded; 'counts': neither
-):                     # Yields `pyarrow.Table`s of at most `ROWS` rows
+    run,                  # Run directory
+    steps=None,           # As for `parse_steps`
+    tokens:str|None=None, # 'ids': token ids; 'text': decoded; 'counts': neither; None: ids if recorded
+):                        # Yields `pyarrow.Table`s of at most `ROWS` rows
     "What each step consumed, in order, in parts; `UsageError` at once for what cannot be listed"
-    if tokens not in TOKENS: raise UsageError(f"--tokens {tokens}: not one of {', '.join(TOKENS)}")
+    if tokens not in (None, *TOKENS): raise UsageError(f"--tokens {tokens}: not one of {', '.join(TOKENS)}")
     first,last = parse_steps(steps, seen_spans(run), run)
     pairs = RecordedPairs(run)
+    tokens = (tokens or 'ids') if pairs.has_ids else _without_ids(pairs, tokens)
     step,place,at = _positions(run, first, last, len(pairs))
     return _tables(pairs, step, place, at, tokens, _tokenizer(run) if tokens == 'text' else None)
 
@@ -177,7 +190,7 @@ def iter_batches(
 def read_batches(
     run,               # Run directory
     steps=None,        # 'a:b' or (a, b): steps after a, up to and including b; ':b', 'a:', 's'; None: all
-    tokens:str='ids',  # 'ids': token ids; 'text': decoded; 'counts': neither
+    tokens:str|None=None, # As for `iter_batches`
 )->pd.DataFrame:       # One row per pair, in the order in which training consumed them
     "The pairs that each step of a run consumed; the whole listing is held in memory"
     tables = list(iter_batches(run, steps, tokens))
@@ -226,7 +239,7 @@ def write_batches(
     steps=None,           # As for `read_batches`
     output=None,          # File to write; None: standard output
     format:str|None=None, # csv, parquet or jsonl; None: as `output` ends, csv without one
-    tokens:str='ids',     # As for `read_batches`
+    tokens:str|None=None, # As for `read_batches`
 )->dict:                  # Counts: first and last step, pairs listed, distinct pairs
     "List the pairs that each step consumed; a file is written completely or not at all"
     output,format = _output(run, output, format)
@@ -255,7 +268,8 @@ def _output(run, output, format): # The file and its format
         raise UsageError(f"{said}: ends in none of .{', .'.join(FORMATS)}; choose one with --format")
     if ending in FORMATS and ending != format:
         raise UsageError(f'{said} --format {format}: ending and format contradict each other; give one')
-    record = {(Path(run)/n).resolve() for n in ('pairs.parquet', 'seen.jsonl', 'metrics.jsonl')}
+    names = ('pairs.parquet', 'rows.parquet', 'seen.jsonl', 'metrics.jsonl')
+    record = {(Path(run)/n).resolve() for n in names}
     if path.resolve() in record:
         raise UsageError(f'{said}: is the record of the run itself; choose another name')
     return path, format

@@ -21,7 +21,7 @@ from ..core.files import LOADABLE, NOT_LOADABLE, best_step, checkpoint_steps, ho
 from ..core.settings import own_settings
 from ..data.synthetic import make_base
 from ..data.tokenize import load_tokenizer
-from ..data.token_store import set_pad_token
+from ..data.token_facts import set_pad_token
 from ..models.bases import adapter_from, add_lora, check_files, check_keys, load_classifier, load_stock
 from ..models.bases import read_tensors, weight_files
 from ..models.heads import ValueHead, find_head, freeze_with_mlp, head_shape

@@ -8,7 +8,7 @@ __all__ = ['OURS', 'holds_run', 'check_output', 'clear_run', 'check_model', 'Che
 
 # %% ../../nbs/training/08_prepare.ipynb #60276dcf
 import contextlib, copy, os, shutil, sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 import datasets, pandas as pd
 from datasets import Dataset
@@ -18,7 +18,8 @@ from ..core.files import check_writable
 from ..data.pairs import Pairs, check_options, load_pairs
 from ..data.sources import check_source
 from ..data.synthetic import make_base, make_pairs
-from ..data.token_store import set_pad_token, tokenize_pairs, used_ids
+from ..data.token_facts import set_pad_token
+from ..data.token_store import tokenize_pairs
 from ..data.tokenize import load_tokenizer
 from ..hub.upload import check_hub
 from ..models.bases import check_architecture, check_base, check_files
@@ -29,8 +30,8 @@ from .resume import MARKER, Resume, find_resume, marked
 
 # %% ../../nbs/training/08_prepare.ipynb #1220810b
 # What a run writes beside its checkpoints
-OURS = ('config.yaml', 'manifest.json', 'metrics.jsonl', 'pairs.parquet', 'seen.jsonl', 'pushes.json', MARKER,
-        'plots')
+OURS = ('config.yaml', 'manifest.json', 'metrics.jsonl', 'pairs.parquet', 'rows.parquet', 'seen.jsonl',
+        'pushes.json', MARKER, 'plots')
 
 def holds_run(
     folder,   # Run directory
@@ -175,15 +176,15 @@ def check_fit(
     base_config,         # The base's config
     positions:int|None,  # Longest sequence that its position table takes, None without a table
     tokenizer,           # Tokenizer
-    parts:list[Dataset], # Tokenized pairs
+    facts,               # `TokenFacts` of each part
 ):
     "Raise `UsageError` if the base cannot read these token ids"
-    name,top,rows = config.base_model,max(used_ids(*parts)),base_config.get_text_config().vocab_size
+    name,rows,top = config.base_model,base_config.get_text_config().vocab_size,max(o.ids()[-1] for o in facts)
     if top >= rows:
         token = tokenizer.convert_ids_to_tokens(top)
         raise UsageError(f'--base_model {name}: its embedding has {rows} rows, but its tokenizer gives id '
                          f'{top} ({token!r}); the two do not belong together: choose another base')
-    longest = max(max(p['length']) for p in parts)
+    longest = max(o.longest for o in facts)
     if positions and longest > positions:
         raise UsageError(f'--max_length {config.max_length}: {name} reads at most {positions} tokens, '
                          f'the longest pair has {longest}; use --max_length {positions}')
@@ -200,6 +201,7 @@ class Prepared:
     eval:Dataset             # The same columns, held out
     report:dict              # Where the rows came from, and why some were dropped
     resume:Resume|None=None  # Where to resume, None to start a new run
+    facts:dict = field(default_factory=dict)  # 'train' and 'eval' -> `TokenFacts`: digest, longest, ids used
 
 # %% ../../nbs/training/08_prepare.ipynb #c1e858be
 def _notes(config, report, counts): # Warnings for whoever reads the numbers
@@ -217,18 +219,18 @@ def tokenize(
 )->Prepared:       # Tokenized pairs, tokenizer and report
     "Turn pairs into token ids, choose the pad token, and report what was dropped"
     config,tokenizer,pairs = loaded.config,loaded.tokenizer,loaded.pairs
-    parts,counts = {},{}
+    parts,counts,facts = {},{},{}
     with _bars():
         for name in ('train', 'eval'):
-            parts[name],counts[name] = tokenize_pairs(
+            parts[name],counts[name],facts[name] = tokenize_pairs(
                 getattr(pairs, name), tokenizer, config.max_length, config.overlong, config.skip_bad_rows,
-                name, _turns(config), pairs.origin[name])
-    check_fit(config, loaded.base_config, loaded.positions, tokenizer, parts.values())
+                name, _turns(config), pairs.origin[name], num_proc=config.dataset_num_proc)
+    check_fit(config, loaded.base_config, loaded.positions, tokenizer, facts.values())
     vocabulary = loaded.base_config.get_text_config().vocab_size
-    pad = set_pad_token(tokenizer, used_ids(*parts.values()), vocabulary)
+    pad = set_pad_token(tokenizer, {i for o in facts.values() for i in o.ids()}, vocabulary)
     notes = _notes(config, pairs.report, counts)
     report = pairs.report | dict(tokens=counts, pad_token=tokenizer.convert_ids_to_tokens(pad), notes=notes)
-    return Prepared(config, tokenizer, parts['train'], parts['eval'], report, loaded.resume)
+    return Prepared(config, tokenizer, parts['train'], parts['eval'], report, loaded.resume, facts)
 
 def prepare(
     config,     # `Config`

@@ -11,6 +11,7 @@ __all__ = ['OVERRIDDEN', 'STATES', 'is_power_of_two', 'in_overlay', 'overlay_ste
 import json, math, os, shutil
 from collections.abc import Iterable
 from errno import EIO
+from inspect import signature
 from pathlib import Path
 import numpy as np, torch, transformers
 from accelerate.utils import gather_object
@@ -151,13 +152,19 @@ _save _save_checkpoint train _load_from_checkpoint'''.split()
 
 def check_overridden(
     names:list[str], # Methods of `transformers.Trainer`
+    Class=None,      # The trainer that overrides them, to compare what they take
 ):
-    "Raise `ImportError` if the installed transformers lacks a method that a trainer of ours overrides"
-    missing = [n for n in names if not callable(getattr(Trainer, n, None))]
-    if missing:
-        raise ImportError(f'transformers {transformers.__version__}: Trainer.{missing[0]} is missing, which '
-                          'rm_nbdev overrides; install a version that the requirements of rm_nbdev allow')
-check_overridden(OVERRIDDEN)
+    "Raise `ImportError` if the installed transformers lacks such a method, or gives it other arguments"
+    what = next((f'Trainer.{n} is missing' for n in names if not callable(getattr(Trainer, n, None))), '')
+    for n in names if Class and not what else ():
+        ours,theirs = signature(getattr(Class, n)),signature(getattr(Trainer, n)).parameters
+        try: ours.bind(None, **{k:None for k in theirs if k != 'self'})
+        except TypeError:
+            try: ours.bind(*theirs)
+            except TypeError as e: what = f'Trainer.{n} takes {", ".join(theirs)}, ours does not ({e})'
+    if what:
+        raise ImportError(f'transformers {transformers.__version__}: {what}. rm_nbdev overrides it; '
+                          'install a version that the requirements of rm_nbdev allow')
 
 # %% ../../nbs/training/06_saving.ipynb #c75217bf
 class DueActions:
@@ -267,11 +274,7 @@ class CheckpointFiles:
             last_logged=self._globalstep_last_logged, ranks=gather_object([self.own_state()]))
 
 # %% ../../nbs/training/06_saving.ipynb #30c8987b
-def _not_written(
-    why:str,    # First line of the error
-    free:int,   # Bytes that are free on the disk
-    stops:bool, # Does the error stop the run?
-)->str:         # To follow the name of the folder
+def _not_written(why, free, stops): # To follow the name of the folder; `free` in bytes
     what = f'could not be written ({why}); {free/1e6:,.1f} MB are free there'
     then = 'free space and resume with --resume_from_checkpoint True' if stops else 'training continues'
     return f'{what}. Earlier checkpoints are complete; {then}'
@@ -373,9 +376,8 @@ class SavingTrainer(DueActions, BestStep, WholeCheckpoints, Retention, Resuming,
         **kwargs,     # For `Trainer`
     ):
         self.config,self.tokenizer = config,tokenizer
-        self.preemption = None                        # `Preemption` that is asked after each step
+        self.preemption = self.hub = None             # `Preemption`, asked after each step; what pushes
         self.stopped = 0                              # The signal that stopped the run
-        self.hub = None                               # `PromoteAndTagCallback`
         self.protected = lambda: ()                   # Gives the steps that must not be dropped yet
         self.lost = []                                # Steps whose checkpoint could not be written
         self._from = None                             # Checkpoint from which this run resumes
@@ -395,3 +397,4 @@ class SavingTrainer(DueActions, BestStep, WholeCheckpoints, Retention, Resuming,
         self._tr_loss = torch.tensor(state['tr_loss'], device=self.args.device)
 
     def sync_record(self): "Wait until the record of the run is on the disk"
+check_overridden(OVERRIDDEN, SavingTrainer)

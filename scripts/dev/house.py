@@ -18,7 +18,7 @@ ABOUT = dict(
     plots='pictures', doctor='what a machine has', runs='one run from settings to outcome',
     analysis='ranks, gaps, tests, reports', miniature='the paper in miniature')  # District -> what it owns
 
-MOST_MODULES, MOST_LINES, FEWEST_LINES = 60, 400, 60
+MOST_ROOMS, MOST_LINES, FEWEST_LINES = 14, 400, 60  # Modules of a district: a list to take in at a glance; lines of a module
 LONG, TOO_LONG, LONG_SHARE = 120, 160, .01      # Characters of a line; share of all lines that may be long
 SMALL = {'train': 'the short name that torchrun needs'}  # Modules under `FEWEST_LINES`, and why
 
@@ -114,7 +114,8 @@ def sizes(top='.'):
     "A line for each module, or the package, that is over a limit"
     package, out, lines = Path(top)/'rm_nbdev', [], []
     found = modules(package)
-    if len(rooms := [r for r in found.values() if r.name]) > MOST_MODULES: out.append(f'{len(rooms)} modules, at most {MOST_MODULES}')
+    for district, n in Counter(r.district for r in found.values() if r.name).items():
+        if n > MOST_ROOMS: out.append(f'{district}: {n} modules, at most {MOST_ROOMS}')
     for path, room in found.items():
         text = path.read_text(encoding='utf-8').splitlines()
         lines += text

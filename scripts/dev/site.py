@@ -2,7 +2,7 @@
 
 Hooks of mkdocs (see mkdocs.yml beside this file): they give it the pages, the navigation and the formulas; mkdocs itself
 checks the links within and between pages (`--strict`). `python -m scripts.dev.site` writes what follows from the
-notebooks: README.md, the sidebar for Quarto, the picture and table of the Architecture page."""
+notebooks: README.md, the sidebar for Quarto, the picture and table of the Architecture page, the tables of the Flags page."""
 
 import html, os, re, sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 from rm_nbdev.core.errors import UsageError
 from rm_nbdev.core.files import write_text
+from scripts.dev.flags import flags_text
 from scripts.dev.house import architecture_text
 from scripts.dev.pages import DEMOS, notebook_names, page_markdown, sections, sidebar_text
 
@@ -92,7 +93,7 @@ def readme_text(path=top/'nbs/index.ipynb'):
 def derived():
     "File -> text: what follows from the notebooks"
     return {top/'README.md': readme_text(), top/'nbs/sidebar.yml': sidebar_text(top/'nbs'),
-            top/'nbs/guides/architecture.ipynb': architecture_text(top)}
+            top/'nbs/guides/architecture.ipynb': architecture_text(top), top/'nbs/guides/flags.ipynb': flags_text(top)}
 
 
 def main():
