@@ -13,7 +13,7 @@ everything that a step costs does. Memory is the most that the whole process had
 
 Commands take turns; a ratio is computed within a round. `bench.py` has the table `commands` from here.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, json, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -82,18 +82,28 @@ COMMANDS = {'trl, checkpointing (default)': (trl_command, dict(gradient_checkpoi
             'kit, checkpointing': (kit_command, dict(gradient_checkpointing=True)),
             'kit': (kit_command, dict(gradient_checkpointing=False))}
 
+def peak_memory(pid):
+    """The most that a process had resident until now, in MB; NaN where the system does not tell. What `wait4` reports would
+    be at least the memory of the process that started it"""
+    try: lines = Path(f'/proc/{pid}/status').read_text().splitlines()
+    except OSError: return float('nan')
+    return next((int(l.split()[1])/1024 for l in lines if l.startswith('VmHWM')), float('nan'))
+
 def run(command, out):
     "Runs a command; seconds per step, seconds of the whole command, its largest resident memory in MB"
     began = time.perf_counter()
     log = out.with_suffix('.log')
     with log.open('w') as f:
-        child = subprocess.Popen(command, stdout=f, stderr=f)
-        _,status,used = os.wait4(child.pid, 0)
+        child,peak = subprocess.Popen(command, stdout=f, stderr=f),float('nan')
+        while child.poll() is None:
+            now = peak_memory(child.pid)
+            if now == now: peak = now                                    # a process that has ended has none
+            time.sleep(.1)
     whole = time.perf_counter() - began
-    if status: raise SystemExit(f'{" ".join(map(str, command[1:4]))} failed:\n{log.read_text()[-3000:]}')
+    if child.returncode: raise SystemExit(f'{" ".join(map(str, command[1:4]))} failed:\n{log.read_text()[-3000:]}')
     lines = map(json.loads, (out/'metrics.jsonl').read_text().splitlines())
     at = [o['time'] for o in lines if o['kind'] == 'train']
-    return (at[-1]-at[0])/(len(at)-1), whole, used.ru_maxrss/1024
+    return (at[-1]-at[0])/(len(at)-1), whole, peak
 
 def race(layers, steps, rounds, only='', quick=False):
     "name -> (seconds per step, of the whole command, memory in MB) of every round"

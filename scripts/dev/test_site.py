@@ -144,7 +144,7 @@ def check_derived():
 
 def small_checkout(to):
     "A checkout with two pages, of the real tools"
-    for f in 'settings.ini', 'pyproject.toml', 'LICENSE', 'rm_nbdev/__init__.py', 'rm_nbdev/core/__init__.py', 'rm_nbdev/core/errors.py', 'rm_nbdev/core/files.py':
+    for f in 'settings.ini', 'pyproject.toml', 'LICENSE', 'rm_nbdev/__init__.py', 'rm_nbdev/core/__init__.py', 'rm_nbdev/core/errors.py', 'rm_nbdev/core/files.py', 'rm_nbdev/core/flags.py', 'rm_nbdev/core/settings.py':
         (to/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(top/f, to/f)
     shutil.copytree(top/'scripts/dev', to/'scripts/dev')
