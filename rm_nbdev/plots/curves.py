@@ -231,7 +231,7 @@ def _new_events(path:Path, start:int)->tuple[pd.DataFrame, int]:
 class LiveFigure:
     "One picture in a notebook that follows a run, drawn for at most a small share of the time"
     def __init__(self,
-        share:float=.01,      # Largest share of the time that is spent on pictures
+        share:float=.008,     # Largest share of the time that is spent on pictures: with all calls below 1 %
         clock=time.monotonic, # Gives seconds
     ):
         self.share,self.clock,self.began = share,clock,clock()
