@@ -14,7 +14,7 @@ miniature: venv       ## the paper in miniature: plant a value bias, train rewar
 test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=--slow adds the slow cells
 	@.venv/bin/python .ci/check.py $(ARGS)
 
-bench: venv          ## speed and memory compared with trl and the plain computation, under 10 minutes; ARGS='--only bt' runs a part
+bench: venv          ## speed and memory compared with trl and the plain computation, about 15 minutes; ARGS='--only bt' runs a part
 	@.venv/bin/python benchmarks/bench.py $(ARGS)
 
 docs: venv           ## the site from the notebooks into _docs/, without Quarto and without a network

@@ -70,6 +70,9 @@ class Notebook(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero: self.figure.update(self.run)
 
+    def on_train_end(self, args, state, control, **kwargs):            # the last state is always drawn
+        if state.is_world_process_zero: self.figure.update(self.run, last=True)
+
     def on_step_end(self, args, state, control, **kwargs):
         step,steps = state.global_step,state.max_steps
         recent = time.time()-self.last < 1                             # at most one change per second
