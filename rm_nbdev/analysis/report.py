@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd
 from ..core.cli import command, show
-from ..core.errors import UsageError, first_line
+from ..core.errors import UsageError, counted, first_line
 from ..core.files import check_new_file, replacing, write_text
 from ..values.stimuli import split_by_framing, categories, coverage, read_lexicons
 from . import ranks_flags
@@ -372,4 +372,4 @@ def main(
         _say(f"{inputs.report}: {', '.join(report.files)}")
     models = medians.table.model.nunique()
     _say(f"{flags.output if inputs.output else 'standard output'}: {len(medians.table)} median ranks "
-         f"of {models} model{'s'*(models > 1)}")
+         f"of {counted(models, 'model')}")

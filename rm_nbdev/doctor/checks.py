@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
+from ..core.errors import counted
 from ..core.files import usable_cores
 from ..core.settings import source_file
 
@@ -265,7 +266,7 @@ def memory_row(
     try: total,left = (os.sysconf('SC_PAGE_SIZE')*os.sysconf(k) for k in ('SC_PHYS_PAGES', 'SC_AVPHYS_PAGES'))
     except (ValueError, OSError, AttributeError): return Row('memory', 'found', f'unknown; {cores} cores')
     left = left if free is None else free
-    text = f"{left/1e9:.1f} of {total/1e9:.0f} GB free, {cores} core{'s'*(cores != 1)}"
+    text = f"{left/1e9:.1f} of {total/1e9:.0f} GB free, {counted(cores, 'core')}"
     if left >= least*1e9: return Row('memory', 'found', text)
     return Row('memory', 'wrong', f'{text}; less than {least:g} GB is too little for a real model',
                'ps aux --sort=-rss | head   # end processes that are not needed')

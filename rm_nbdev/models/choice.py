@@ -85,6 +85,16 @@ def difference(
     except Exception as e: return math.inf, first_line(e) or type(e).__name__
     return worst, '' if worst <= TOLERANCE[use.dtype] else f'it differs by {worst:.1g}'
 
+# %% ../../nbs/models/04_choice.ipynb #17104e1d
+def _where_used(layers, found): # Of each kernel: in how many layers, and how far it is from the loop at most
+    total,out = sum(layers.values()),[]
+    for kernel in dict.fromkeys(kernel for kernel,_ in found.values()):
+        uses = [use for use in found if found[use][0] == kernel]
+        n,off = sum(layers[use] for use in uses),max(found[use][1] for use in uses)
+        where = f'all {n} layers' if n == total else f'{n} of {total} layers'
+        out.append(f'{kernel.says} in {where}, at most {off:.1g} from the loop')
+    return out
+
 # %% ../../nbs/models/04_choice.ipynb #ce6c1a9b
 class Choice:
     "Which attention the layers of a model get on a device"
@@ -129,12 +139,7 @@ class Choice:
 
     def __str__(self):
         if self.padded: return f"attention: the model's own, padded ({self.padded})"
-        total,parts = sum(self.layers.values()),[]
-        for kernel in dict.fromkeys(kernel for kernel,_ in self.found.values()):
-            uses = [use for use in self.found if self.found[use][0] == kernel]
-            n,off = sum(self.layers[use] for use in uses),max(self.found[use][1] for use in uses)
-            where = f'all {n} layers' if n == total else f'{n} of {total} layers'
-            parts.append(f'{kernel.says} in {where}, at most {off:.1g} from the loop')
+        parts = _where_used(self.layers, self.found)
         if self.why: parts.append(f'one sequence at a time ({self.why})')
         return 'attention: ' + '; '.join(parts or ['one sequence at a time'])
 

@@ -151,6 +151,8 @@ class Layout:
         return positions[start:start+self.chunks[i]]
 
 # %% ../../nbs/models/01_packing.ipynb #efbdb65f
+def _distinct(at): return at.unique() if len(at) else at.new_zeros(1)  # At least one, ascending
+
 @patch
 def prepare(self:Layout,
     **places, # Name of a reading -> places that are read, any order, duplicates allowed; (n,)
@@ -159,7 +161,7 @@ def prepare(self:Layout,
     self.made['positions'] = torch.from_numpy(self.query_positions())
     self.made['starts'] = np.cumsum([0, *self.chunks]).tolist()
     for name,at in places.items():
-        self.readings[name] = few = self.reading(at.unique() if len(at) else at.new_zeros(1))
+        self.readings[name] = few = self.reading(_distinct(at))
         few.made['places'] = len(at)
         few.prepare()
 
@@ -171,8 +173,9 @@ def reading_of(self:Layout,
     "The layout in which only these places query; computed here if it was not prepared"
     few = self.readings.get(name)
     if few is not None and few.made['places'] == len(at): return few
-    return self.reading(at.unique() if len(at) else at.new_zeros(1))
+    return self.reading(_distinct(at))
 
+# %% ../../nbs/models/01_packing.ipynb #904ee276
 @patch
 def _each_tensor(self:Layout, f): # The same layout with `f` applied to each of its tensors
     other = copy.copy(self)

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ..core.config import TEXT_METRICS
-from ..core.errors import UsageError, command
+from ..core.errors import UsageError, command, counted
 from ..core.files import replacing, shortest_ends
 from ..training.metrics import curve, read_metrics
 from . import plot_flags
@@ -187,7 +187,7 @@ def _finite_pairs(chosen, rejected)->tuple:
 def _ranked_right(c, r, left_out:int)->str:
     "The line above the histogram"
     share = np.mean((c>r) + .5*(c==r)) if len(c) else math.nan
-    note = f'{share:.1%} of {len(c)} pairs ranked right (a tie is a half)'
+    note = f"{share:.1%} of {counted(len(c), 'pair')} ranked right (a tie is a half)"
     return note + (f', {left_out} not finite left out' if left_out else '')
 
 def reward_histogram(

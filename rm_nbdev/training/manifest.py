@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_callback import DefaultFlowCallback
+from ..core.errors import counted
 from ..core.files import write_text
 from .saving import LogOverlayCallback
 
@@ -89,11 +90,11 @@ class WorkAhead:
 
     def __str__(self):
         if not self.steps: return 'ahead: no step, all are done'
-        text = f'ahead: {self.steps:,} steps on {self.pairs:,} pairs'
+        text = f"ahead: {counted(self.steps, 'step')} on {counted(self.pairs, 'pair')}"
         if not self.evaluations: return f'{text}, no evaluation'
-        times = f'{self.evaluations:,} evaluation{"s" if self.evaluations > 1 else ""}'
+        times = counted(self.evaluations, 'evaluation')
         share = f'about {100*self.share:.0f} % of the work'
-        text = f'{text}, {times} of {self.held_out:,} held-out pairs: {share}'
+        text = f"{text}, {times} of {counted(self.held_out, 'held-out pair')}: {share}"
         return f'{text}; {self.lower} lowers this share' if self.share > .2 else text
 
     def entry(self)->dict: # For the manifest

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets, pandas as pd
 from datasets import Dataset
 from ..core.config import Config
-from ..core.errors import UsageError
+from ..core.errors import UsageError, counted
 from ..core.files import check_writable
 from ..data.pairs import Pairs, check_options, load_pairs
 from ..data.sources import check_source
@@ -102,7 +102,8 @@ def check_settings(
                          f'choose one of {", ".join(names)}')
     check_options(config.dataset_mode, config.dataset_step_size, config.eval_fraction, config.eval_split)
     if config.chat_template and not Path(config.chat_template).is_file():
-        raise UsageError(f'--chat_template {config.chat_template}: no such file')
+        why = 'is a folder; give a file' if Path(config.chat_template).is_dir() else 'no such file'
+        raise UsageError(f'--chat_template {config.chat_template}: {why}')
     check_output(config)
     resume = find_resume(config)
     check_arguments(training_arguments(config))
@@ -204,13 +205,13 @@ class Prepared:
     facts:dict = field(default_factory=dict)  # 'train' and 'eval' -> `TokenFacts`: digest, longest, ids used
 
 # %% ../../nbs/training/08_prepare.ipynb #c1e858be
-def _notes(config, report, counts): # Warnings for whoever reads the numbers
+def _notes(report, counts): # Warnings for whoever reads the numbers
     out = [report['note']] if report.get('note') else []
     if (unknown := counts['train']['unknown']) > .01:
-        out.append(f'{unknown:.0%} of the training tokens are unknown to the tokenizer of '
-                   f'{config.base_model}, which cannot tell them apart')
+        out.append(f"{unknown:.0%} of the training tokens are unknown to the base's tokenizer, "
+                   'which cannot tell them apart')
     if (n := counts['eval']['kept']) < 30:
-        out.append(f'only {n} pairs are held out, so evaluation is coarse; '
+        out.append(f"only {counted(n, 'pair')} held out, so evaluation is coarse; "
                    'a larger --eval_fraction holds out more')
     return out
 
@@ -228,7 +229,7 @@ def tokenize(
     check_fit(config, loaded.base_config, loaded.positions, tokenizer, facts.values())
     vocabulary = loaded.base_config.get_text_config().vocab_size
     pad = set_pad_token(tokenizer, {i for o in facts.values() for i in o.ids()}, vocabulary)
-    notes = _notes(config, pairs.report, counts)
+    notes = _notes(pairs.report, counts)
     report = pairs.report | dict(tokens=counts, pad_token=tokenizer.convert_ids_to_tokens(pad), notes=notes)
     return Prepared(config, tokenizer, parts['train'], parts['eval'], report, loaded.resume, facts)
 

@@ -128,6 +128,13 @@ def merge_metrics(
         return spread(name.removesuffix('_std')) if name.endswith('_std') else mean(name)
     return total, {name:merged(name) for name in parts[0][1]}
 
+# %% ../../nbs/training/11_record.ipynb #3cf45cfc
+def _joined(parts, metrics): # Of all processes; parts: (names, rows, merged metrics) of each, rows in their order
+    names,rows = next((n for n,*_ in parts if n), []),[r for n,r,_ in parts if n]
+    sets,n = [folded for *_,folded in parts if folded[0]],sum(map(len, rows))
+    if n: sets = [(n, metrics(names, np.concatenate(rows))), *sets]
+    return merge_metrics(sets)[1]
+
 # %% ../../nbs/training/11_record.ipynb #83980a3f
 class PairValues:
     "Values of pairs, and their metrics, in bounded memory"
@@ -162,11 +169,7 @@ class PairValues:
         gather=gather_object, # Takes a list, returns the items of all processes
     )->dict:                  # Metrics by name; {} if there are no pairs
         "Metrics of all processes' pairs; every process calls this"
-        parts = gather([(self.names, self.rows, self.folded)])
-        names,rows = next((n for n,*_ in parts if n), []),[r for n,r,_ in parts if n]
-        sets,n = [folded for *_,folded in parts if folded[0]],sum(map(len, rows))
-        if n: sets = [(n, self._of(names, np.concatenate(rows))), *sets]
-        return merge_metrics(sets)[1]
+        return _joined(gather([(self.names, self.rows, self.folded)]), self._of)
 
     def state(self)->dict: # As JSON knows it
         "What a checkpoint stores"

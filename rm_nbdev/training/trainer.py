@@ -77,7 +77,6 @@ class StepEnd:
         self._of_step,self._losses = [],[]
         names = list(values[0]) if values else []
         norm = torch.as_tensor(0. if norm is None else norm, device=self.args.device)
-        if hasattr(norm, 'full_tensor'): norm = norm.full_tensor()                    # of sharded gradients
         loss,norm,*rows = fetch(sum(losses), norm, *(torch.stack([v[k] for k in names], 1) for v in values))
         self._check_step(float(loss), float(norm))
         if rows: self.seen.add(names, np.concatenate(rows))

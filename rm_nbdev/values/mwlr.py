@@ -52,6 +52,7 @@ def _read_csv(path): # token_decoded as text whatever it is, and the columns of 
 def _read_table(where): # A frame, and how messages name it
     if isinstance(where, pd.DataFrame): return where,'the table'
     path = Path(where).expanduser()
+    if path.is_dir(): raise UsageError(f'{path}: is a folder; give one of the tables in it')
     if not path.is_file(): raise UsageError(f'{path}: no such file; create one with rm-logprobs')
     try: return (pd.read_parquet if path.suffix.lower() == '.parquet' else _read_csv)(path),str(path)
     except UsageError: raise
