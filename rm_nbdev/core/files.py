@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIST', 'STATE', 'LOADABLE', 'NOT_LOADABLE', 'replacing', 'sync', 'write_text', 'read_json', 'check_writable',
-           'check_new_file', 'sha256', 'folder_files', 'checkpoint_steps', 'role', 'holds_model', 'best_step',
-           'shortest_ends', 'shipped_file', 'usable_cores']
+           'check_new_file', 'size_text', 'sha256', 'folder_files', 'checkpoint_steps', 'role', 'holds_model',
+           'best_step', 'shortest_ends', 'shipped_file', 'usable_cores']
 
 # %% ../../nbs/core/02_files.ipynb #dc61a940
 import fnmatch, hashlib, importlib.util, json, os, re, threading
@@ -88,6 +88,16 @@ def check_new_file(
         raise UsageError(f'{name}: there is no folder {path.parent}; create it, or choose another')
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f'{name}: the folder {path.parent} is not writable; choose another')
+
+# %% ../../nbs/core/02_files.ipynb #0e67ec85
+def size_text(
+    n:float, # Bytes
+)->str:      # '9.9 GB', '160 GB'
+    "A size for a sentence"
+    for unit in ('B', 'kB', 'MB'):
+        if n < 999.5: break
+        n,unit = n/1000,'GB'
+    return f'{n:.0f} {unit}' if n >= 9.95 or unit == 'B' else f'{n:.2g} {unit}'
 
 # %% ../../nbs/core/02_files.ipynb #d65c590b
 def sha256(

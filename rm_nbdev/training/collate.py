@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'span_mask', 'PairCollator', 'PackedCollator', 'make_collator', 'model_inputs', 'pair_rewards', 'token_bins',
-           'by_tokens', 'free_bytes', 'size_text']
+           'by_tokens', 'free_bytes']
 
 # %% ../../nbs/training/01_collate.ipynb #e18141cb
 from dataclasses import dataclass
@@ -190,10 +190,3 @@ def free_bytes(
         free = min(free, limit - used + int(stat['inactive_file']))
     except (OSError, ValueError, KeyError): pass                           # no group, or one without a limit
     return free
-
-def size_text(
-    n:float, # Bytes
-)->str:      # Two digits below 10, whole numbers above, never an exponent
-    "A size for a sentence"
-    unit,size = ('GB', n/2**30) if n >= .1*2**30 else ('MB', n/2**20)
-    return f'{size:.0f} {unit}' if size >= 9.95 else f'{max(size, .01):.2g} {unit}'

@@ -10,11 +10,12 @@ __all__ = ['MOST_TOKENS', 'saved_bytes', 'activation_cost', 'longest_batch', 're
 import contextlib
 from dataclasses import dataclass
 import torch
+from ..core.files import size_text
 from ..data.mapped import column
 from ..models.heads import piece_rows
 from ..models.reward_model import recompute_activations
 from ..scoring.rewards import position_limit
-from .collate import by_tokens, free_bytes, size_text
+from .collate import by_tokens, free_bytes
 
 # %% ../../nbs/training/09_memory.ipynb #5815cf88
 def saved_bytes(
@@ -130,12 +131,12 @@ class MemoryPlan:
 
     def __str__(self):
         lines = []
-        free = f'{size_text(self.free*2**30)} are free' if self.free == self.free else ''
+        free = f'{size_text(self.free*1e9)} are free' if self.free == self.free else ''
         if self.recompute and self.needed > self.free:
             lines.append('gradient checkpointing is on: the longest forward pass would need about '
-                         f'{size_text(self.needed*2**30)}, {free}')
+                         f'{size_text(self.needed*1e9)}, {free}')
         if self.recomputed > self.free:
-            size = size_text(self.recomputed*2**30)
+            size = size_text(self.recomputed*1e9)
             lines.append('the longest forward pass may not fit: even with gradient checkpointing it needs '
                          f'about {size}, {free}. A lower --max_length, --lora_r or '
                          '--per_device_train_batch_size (or --max_tokens_per_batch) needs less')
@@ -186,22 +187,22 @@ def plan_memory(
     decided = asked or config.gradient_checkpointing is False or config.kind == 'frozen'
     if decided and budget != 'auto': return MemoryPlan(_NAN, _NAN, asked, budget, found)
     probe = _Probe(config, model, objective, collate, ds, autocast, processes)
-    rows,free = longest_batch(config, ds, collate, budget),probe.free/2**30
+    rows,free = longest_batch(config, ds, collate, budget),probe.free/1e9
     if budget == 'auto': return _plan_budget(probe, rows, asked, decided)
-    needed,again = probe.needed(rows)/2**30,_NAN
+    needed,again = probe.needed(rows)/1e9,_NAN
     if needed > free:
         probe.recompute()
-        again = probe.needed(rows)/2**30
+        again = probe.needed(rows)/1e9
     return MemoryPlan(needed, free, needed > free, budget, found, again)
 
 def _plan_budget(probe, rows, asked, decided): # A budget from free memory; rows: of the longest step
-    pair,free = max(rows, key=probe.collate.cost),probe.free/2**30
+    pair,free = max(rows, key=probe.collate.cost),probe.free/1e9
     least,needed,again,recompute = probe.collate.cost(pair),_NAN,_NAN,asked
     budget = probe.budget(rows)
     if budget < least and not decided:
-        needed,recompute = probe.needed([pair])/2**30,True
+        needed,recompute = probe.needed([pair])/1e9,True
         probe.recompute()
-        budget,again = probe.budget(rows),probe.needed([pair])/2**30
+        budget,again = probe.budget(rows),probe.needed([pair])/1e9
     found = f'{size_text(probe.free)} are free'
     return MemoryPlan(needed, free, recompute, max(budget, least), found, again)
 

@@ -18,7 +18,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from ..core.errors import UsageError, first_line
-from ..core.files import LIST, checkpoint_steps, folder_files, read_json, role, sync, write_text
+from ..core.files import LIST, checkpoint_steps, folder_files, read_json, role, size_text, sync
+from ..core.files import write_text
 from ..models.reward_model import load_weights, save_weights
 from .resume import remove_path, same_settings, seal
 
@@ -274,10 +275,9 @@ class CheckpointFiles:
             last_logged=self._globalstep_last_logged, ranks=gather_object([self.own_state()]))
 
 # %% ../../nbs/training/06_saving.ipynb #30c8987b
-def _not_written(why, free, stops): # To follow the name of the folder; `free` in bytes
-    what = f'could not be written ({why}); {free/1e6:,.1f} MB are free there'
+def _not_written(why, free, stops): # To follow the name of the folder; free: a size as text
     then = 'free space and resume with --resume_from_checkpoint True' if stops else 'training continues'
-    return f'{what}. Earlier checkpoints are complete; {then}'
+    return f'could not be written ({why}); {free} are free there. Earlier checkpoints are complete; {then}'
 
 # %% ../../nbs/training/06_saving.ipynb #e651c955
 class WholeCheckpoints(CheckpointFiles):
@@ -324,7 +324,7 @@ class WholeCheckpoints(CheckpointFiles):
         run,step = Path(self.args.output_dir),self.state.global_step
         if self.state.best_global_step == step: self._set_best(*self._best_before)
         folder,stops = run/f'checkpoint-{step}',self.config.on_save_error == 'stop'
-        what = _not_written(why, shutil.disk_usage(run).free, stops)
+        what = _not_written(why, size_text(shutil.disk_usage(run).free), stops)
         if stops: raise OSError(EIO, what, str(folder))
         self.lost.append(step)
         if self.is_world_process_zero(): print(f'{folder}: {what}', flush=True)
