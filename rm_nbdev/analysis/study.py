@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Optional
 import pandas as pd
-from ..core.config import cast
+from ..core.rules import cast
 from ..core.errors import UsageError, check_at_least, did_you_mean, first_line
 from ..core.files import check_writable, read_json, write_text
 from ..values.stimuli import split_by_framing, categories, framing, read_lexicons

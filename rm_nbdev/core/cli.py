@@ -15,10 +15,11 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import Literal
 from .. import __version__
 from .errors import UsageError, command, show
-from rm_nbdev.core.settings import (METHODS, all_settings, groups, own_settings, source_file,
-    transformers_settings)
+from .settings import METHODS, groups, own_settings
+from .stock_settings import all_settings, source_file, transformers_settings
 from .flags import REFUSED
-from .config import Config, changed, load_config, not_known, options
+from .rules import options
+from .config import Config, changed, load_config, not_known
 
 # %% ../../nbs/core/08_cli.ipynb #bd26f5ff
 _METAVARS = dict(string_to_bool='BOOL', int='INT', float='NUMBER')  # Name of a converter -> what help shows
@@ -103,9 +104,12 @@ def flag_parser(
                         help='YAML file of settings, such as the config.yaml of a run; flags override it')
     optional = {k for k,(t,_,_) in all_settings(method).items() if type(None) in options(t)}
     switches = [k for k,(t,_,_) in own_settings(method).items() if {*options(t)} == {bool, type(None)}]
+    several = {k for k,(t,_,_) in own_settings(method).items() if list[str] in options(t)}
     for k in switches:
         parser.add_argument(f'--no_{k}', f"--no-{k.replace('_', '-')}", dest=k, action='store_false')
-    for a in parser._actions: _adapt_flag(a, optional, switches)
+    for a in parser._actions:
+        _adapt_flag(a, optional, switches)
+        if a.dest in several: a.nargs = '+'
     return parser
 
 def _adapt_flag(a, optional, switches): # What `HfArgumentParser` does not do by itself

@@ -10,7 +10,8 @@ __all__ = ['SUPPORTED', 'REFUSED', 'Refused', 'refusal', 'refused_values', 'refu
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from .settings import all_settings, groups, own_settings, transformers_settings
+from .settings import groups, own_settings
+from .stock_settings import all_settings, transformers_settings
 
 # %% ../../nbs/core/05_flags.ipynb #d7984f07
 SUPPORTED = dict(  # Field -> what it changes in a run of this kit

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 from ..core.errors import counted
 from ..core.files import usable_cores
-from ..core.settings import source_file
+from ..core.stock_settings import source_file
 
 # %% ../../nbs/doctor/01_checks.ipynb #d4dd2fc9
 @dataclass

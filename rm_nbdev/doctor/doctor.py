@@ -13,7 +13,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
-from ..core.settings import source_file
+from ..core.stock_settings import source_file
 from ..core.errors import first_line
 from ..core.cli import COMMANDS, command, show
 from . import doctor_flags

@@ -10,7 +10,7 @@ __all__ = ['read_messages', 'Worker', 'check_hub', 'Ledger', 'attempt', 'ask_pat
 import contextlib, json, os, re, selectors, shlex, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 from ..core.cli import command
-from ..core.config import is_repo_id
+from ..core.rules import is_repo_id
 from ..core.errors import UsageError
 from ..core.files import write_text
 from . import upload_flags

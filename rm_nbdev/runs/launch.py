@@ -15,7 +15,8 @@ from ..core.cli import command, parameters_text
 from ..core.config import DEFAULT_WEIGHT, Config, changed, save_config
 from ..core.errors import UsageError, first_line
 from ..core.files import read_json, shipped_file, write_text
-from ..core.settings import METHODS, SECRETS, all_settings
+from ..core.settings import METHODS
+from ..core.stock_settings import SECRETS, all_settings
 from ..training.prepare import check_output, prepare
 from ..training.resume import SIGNALS, Preemption, hand_on, mark, marked
 from . import run_flags

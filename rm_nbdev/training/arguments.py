@@ -12,7 +12,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from ..core.errors import UsageError
 from ..core.config import changed
 from ..core.flags import REFUSED
-from ..core.settings import transformers_settings
+from ..core.stock_settings import transformers_settings
 from ..models.reward_model import has_bf16
 
 # %% ../../nbs/training/07_arguments.ipynb #eeea5f1c
