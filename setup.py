@@ -9,6 +9,8 @@ here = Path(__file__).resolve().parent
 ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
+extras = {name.removeprefix('extra_'): cfg[name].split() for name in cfg if name.startswith('extra_')}
+extras['dev'] = cfg['dev_requirements'].split()
 
 shipped = ['train.ipynb', 'values.ipynb', 'values/lexicon.csv', 'plots/families.yaml']  # Of `nbs`, used by the modules
 
@@ -32,7 +34,7 @@ setup(
     classifiers=[f"Development Status :: {cfg['status']}", 'Intended Audience :: Science/Research',
                  'Programming Language :: Python :: 3 :: Only'],
     python_requires=f">={cfg['min_python']}", packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+    install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     cmdclass={'build_py': BuildPy, 'sdist': Sdist})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'COMMANDS', 'rm_train', 'rm_run', 'rm_batches', 'rm_plot', 'rm_score', 'rm_upload', 'rm_values',
-           'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'FlagFormatter', 'make_parser', 'flag_parser',
-           'parse_flags', 'parameter_lines', 'parameters_text', 'quick_imports', 'command_parser']
+           'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'rm_export', 'FlagFormatter', 'make_parser',
+           'flag_parser', 'parse_flags', 'parameter_lines', 'parameters_text', 'quick_imports', 'command_parser']
 
 # %% ../../nbs/core/08_cli.ipynb #82e604aa
 import contextlib, functools, gc, importlib, os, sys, textwrap, typing
@@ -194,6 +194,7 @@ def _type_text(t): # As papermill can read it, which does not know `int|None`
     if typing.get_origin(t) is Literal: return 'str'
     alternatives = options(t)
     if type(None) in alternatives: return f'Optional[{_type_text(alternatives[0])}]'
+    if len(alternatives) > 1: return _type_text(alternatives[0])
     return t.__name__ if not typing.get_args(t) else str(t)
 
 # %% ../../nbs/core/08_cli.ipynb #fb5868c9
@@ -210,7 +211,7 @@ def quick_imports():
 # %% ../../nbs/core/08_cli.ipynb #96c953ae
 COMMANDS = {  # Command -> its module; the function `<name>_flags` of the district parses its flags
     'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.curves',
-    'rm-score':'scoring.score', 'rm-upload':'hub.upload',
+    'rm-score':'scoring.score', 'rm-export':'serving.export', 'rm-upload':'hub.upload',
     'rm-values':'values.values', 'rm-logprobs':'values.logprobs', 'rm-ranks':'analysis.report',
     'rm-doctor':'doctor.doctor', 'rm-miniature':'miniature.miniature'}
 
@@ -233,3 +234,4 @@ def _script(prog): # What the console script of a command calls
 rm_train,rm_run,rm_batches,rm_plot = map(_script, ['rm-train', 'rm-run', 'rm-batches', 'rm-plot'])
 rm_score,rm_upload,rm_values,rm_logprobs = map(_script, ['rm-score', 'rm-upload', 'rm-values', 'rm-logprobs'])
 rm_ranks,rm_doctor,rm_miniature = map(_script, ['rm-ranks', 'rm-doctor', 'rm-miniature'])
+rm_export = _script('rm-export')

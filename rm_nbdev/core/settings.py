@@ -76,8 +76,8 @@ class DataSettings:
     dataset_step_size: int|None = opt(None, 'Keep training rows 0, N, 2N, ...; overrides dataset_mode')
     eval_split: str|None = opt(None,
         "Split to evaluate on; if not given, 'val' or 'test' where the data has one, else rows held out by seed")
-    eval_dataset: list[str]|None = opt(None, 'Pairs to evaluate on, as PATH or NAME=PATH; several are '
-        'evaluated one by one, with metrics eval_NAME_accuracy and so on')
+    eval_dataset: list[str]|None = opt(None, 'Pairs to evaluate on, in place of a split or of held-out '
+        'rows; several are given as NAME=PATH, each with metrics of its own (eval_NAME_accuracy, ...)')
     eval_fraction: float|None = opt(None, "Share of the rows to hold out; if not given, the original's for "
         'its own data sets (0.005 with the columns of Skywork, 0.01 with those of Unified-Feedback), '
         'else 5 % and at least 32 pairs')

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from ..core.config import TEXT_METRICS
+from ..core.rules import TEXT_METRICS
 from ..core.errors import UsageError, command, counted
 from ..core.files import replacing, shortest_ends
 from ..training.metrics import curve, read_metrics
