@@ -10,8 +10,9 @@ from pathlib import Path
 TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
 # What is timed on its own: where it is looked up, its name, what it does
-PASSES = [('data.pairs', 'find_source', 'hash the file'), ('data.pairs', 'pair_table', 'read the rows'),
-          ('data.pairs', 'held_out_rows', 'hold out rows'), ('data.pairs', '_fingerprint', 'fingerprint of the rows'),
+PASSES = [('data.pairs', 'find_sources', 'hash the file'), ('data.pairs', 'pair_table', 'read the rows'),
+          ('data.pairs', 'held_out_groups', 'hold out rows'), ('data.pairs', 'found_in', 'repeats, contradictions'),
+          ('data.pairs', '_fingerprint', 'fingerprint of the rows'),
           ('training.prepare', 'tokenize_pairs', 'tokenize'), ('data.token_store', 'read_shards', 'of it: check the cache'),
           ('data.token_store', 'token_facts', 'of it: ids used, lengths, digest'),
           ('runs.train', 'build', 'model and trainer'), ('runs.train', 'write_pairs', 'write pairs.parquet')]

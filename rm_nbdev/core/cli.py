@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'COMMANDS', 'rm_train', 'rm_run', 'rm_batches', 'rm_plot', 'rm_score', 'rm_upload', 'rm_values',
-           'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'rm_export', 'FlagFormatter', 'make_parser',
-           'flag_parser', 'parse_flags', 'parameter_lines', 'parameters_text', 'quick_imports', 'command_parser']
+           'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'rm_export', 'rm_eval', 'rm_bon', 'rm_generate',
+           'FlagFormatter', 'make_parser', 'flag_parser', 'parse_flags', 'parameter_lines', 'parameters_text',
+           'quick_imports', 'command_parser']
 
 # %% ../../nbs/core/08_cli.ipynb #82e604aa
 import contextlib, functools, gc, importlib, os, sys, textwrap, typing
@@ -211,9 +212,10 @@ def quick_imports():
 # %% ../../nbs/core/08_cli.ipynb #96c953ae
 COMMANDS = {  # Command -> its module; the function `<name>_flags` of the district parses its flags
     'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.curves',
-    'rm-score':'scoring.score', 'rm-export':'serving.export', 'rm-upload':'hub.upload',
+    'rm-score':'scoring.score', 'rm-export':'scoring.export', 'rm-upload':'hub.upload',
     'rm-values':'values.values', 'rm-logprobs':'values.logprobs', 'rm-ranks':'analysis.report',
-    'rm-doctor':'doctor.doctor', 'rm-miniature':'miniature.miniature'}
+    'rm-doctor':'doctor.doctor', 'rm-miniature':'miniature.miniature', 'rm-eval':'evals.evaluate',
+    'rm-bon':'evals.best_of_n', 'rm-generate':'evals.generate'}
 
 def command_parser(
     prog:str, # Name of a command
@@ -234,4 +236,4 @@ def _script(prog): # What the console script of a command calls
 rm_train,rm_run,rm_batches,rm_plot = map(_script, ['rm-train', 'rm-run', 'rm-batches', 'rm-plot'])
 rm_score,rm_upload,rm_values,rm_logprobs = map(_script, ['rm-score', 'rm-upload', 'rm-values', 'rm-logprobs'])
 rm_ranks,rm_doctor,rm_miniature = map(_script, ['rm-ranks', 'rm-doctor', 'rm-miniature'])
-rm_export = _script('rm-export')
+rm_export,rm_eval,rm_bon,rm_generate = map(_script, ['rm-export', 'rm-eval', 'rm-bon', 'rm-generate'])

@@ -145,7 +145,8 @@ NOT_LOADABLE = ('*/*', 'optimizer*', 'scheduler*', 'scaler*', 'rng_state*', 'tra
 # %% ../../nbs/core/02_files.ipynb #87f7538e
 _MODEL_FILES = ('reward_model.json', 'v_head.pt', 'head.safetensors', 'adapter_model.safetensors',
                 'adapter_config.json', 'model.safetensors', 'model.safetensors.index.json',
-                'pytorch_model.bin', 'pytorch_model.bin.index.json')
+                'pytorch_model.bin', 'pytorch_model.bin.index.json', 'adapter_model.bin',
+                'value_head.safetensors', 'value_head.bin')
 
 def holds_model(
     folder, # Any folder

@@ -118,6 +118,7 @@ def _is_json_object(v):
     try: return isinstance(json.loads(v), dict)
     except ValueError: return False
 
+# %% ../../nbs/core/06_rules.ipynb #9620a1a9
 _count        = ('a whole number, 1 or more', lambda v: v >= 1)
 _not_negative = ('0 or more', lambda v: 0 <= v < math.inf)
 _positive     = ('over 0', lambda v: 0 < v < math.inf)
@@ -183,7 +184,7 @@ def check_ranges(
 # %% ../../nbs/core/06_rules.ipynb #ac68c877
 TEXT_METRICS = ('text_loss', 'dpo_accuracy', 'logp_chosen', 'logp_rejected')  # Need the output layer
 
-def higher_is_better(metric): return not metric.endswith('loss')
+def higher_is_better(metric): return not metric.endswith(('loss', 'rmse'))
 
 def _two_for_one(v, given): # Two settings that decide the same thing
     old,new = v['evaluation_strategy'],v['eval_strategy']
@@ -213,8 +214,8 @@ def _best_of_nothing(v, given): # A best step without evaluations or checkpoints
             if v[k] != 'no': continue
             yield f'--load_best_model_at_end True with --{k} no: there is no best step; change one of them'
     if v['early_stopping_patience'] and 'no' in (v['eval_strategy'], v['save_strategy']):
-        yield ('--early_stopping_patience with --eval_strategy no or --save_strategy no: there is no best step '
-               'to wait for; change one of them')
+        yield ('--early_stopping_patience with --eval_strategy no or --save_strategy no: there is no best '
+               'step to wait for; change one of them')
     if v['save_strategy'] == 'best' and v['eval_strategy'] == 'no':
         yield ('--save_strategy best with --eval_strategy no: without an evaluation no step is best; '
                'change one of them')
@@ -266,6 +267,9 @@ def bt_contradictions(
         out.append('--use_lora True trains adapters, --freeze_pretrained True trains only a head: choose one')
     if values['loss_type'] == 'labelsmooth' and weight > 1:
         out.append(f'--weight_ratio {weight}: labelsmooth needs a share from 0 to 1')
+    if values['loss_type'] == 'regression' and values['center_rewards_coefficient']:
+        out.append('--center_rewards_coefficient with --loss_type regression: the scores say where zero is; '
+                   'leave it out')
     return out
 
 def grm_contradictions(

@@ -75,7 +75,8 @@ class DataSettings:
     dataset_mode: str = opt('', "'40k' keeps every 20th training row, '400k' every 2nd")
     dataset_step_size: int|None = opt(None, 'Keep training rows 0, N, 2N, ...; overrides dataset_mode')
     eval_split: str|None = opt(None,
-        "Split to evaluate on; if not given, 'val' or 'test' where the data has one, else rows held out by seed")
+        "Split to evaluate on; if not given, 'val' or 'test' where the data has one, else rows held out "
+        'by seed')
     eval_dataset: list[str]|None = opt(None, 'Pairs to evaluate on, in place of a split or of held-out '
         'rows; several are given as NAME=PATH, each with metrics of its own (eval_NAME_accuracy, ...)')
     eval_fraction: float|None = opt(None, "Share of the rows to hold out; if not given, the original's for "
