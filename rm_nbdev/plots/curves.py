@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from ..core.rules import TEXT_METRICS
 from ..core.errors import UsageError, command, counted
 from ..core.files import replacing, shortest_ends
-from ..training.metrics import curve, read_metrics
+from ..training.metrics import curve, held_out_pairs, named_metrics, read_metrics
 from . import plot_flags
 
 # %% ../../nbs/plots/01_curves.ipynb #75c323f8
@@ -128,6 +128,9 @@ def _panels(fig, text:bool, last:int, chance:dict)->dict:
     return axs
 
 # %% ../../nbs/plots/01_curves.ipynb #525490cf
+def _of_pairs(held): # After the name of a run
+    return f" ({counted(held[''], 'held-out pair')})" if held.get('') else ''
+
 _THIN,_DOTS = dict(lw=.9, alpha=.6),dict(lw=1.8, marker='o', ms=4)      # training, evaluation
 _DASHES = ['-','--',':','-.']
 
@@ -136,6 +139,16 @@ def _draw_one(axs, label, df, fig): # One run: evaluation and training in two co
               'training': dict(color=COLORS[1], **_THIN)}
     _draw_run(axs, df, styles['training'], styles['evaluation'])
     fig.suptitle(label, fontsize='medium')
+    return styles | _draw_sets(axs, df)
+
+def _draw_sets(axs, df): # Named held-out sets of one run: a thin line each; their entries of the legend
+    styles = {}
+    for i,name in enumerate(named_metrics(df)):
+        look = dict(color=COLORS[2+i%5], marker='s^Dvx'[i%5], ls=_DASHES[1+i//5%3])
+        styles[f'evaluation, {name}'] = style = dict(lw=1, ms=3.5, **look)
+        for panel in _PANELS:
+            found = curve(df, 'eval', f'{name}_{panel}')
+            axs[panel].plot(found.step, found.value, **style)
     return styles
 
 def _draw_several(axs, labels, dfs):
@@ -160,6 +173,7 @@ def training_figure(
     if not runs or len(labels)!=len(runs):
         says = 'give one run or more, and one label for each'
         raise ValueError(f"{len(runs)} runs and {len(labels)} labels: {says}")
+    labels = [f"{label}{_of_pairs(held_out_pairs(run))}" for label,run in zip(labels, runs)]
     dfs = [read_metrics(r) for r in runs] if events is None else list(events)
     last = max((int(d.step.max()) for d in dfs if len(d)), default=1)
     chance = dict(color=GREY, lw=1, ls='--')

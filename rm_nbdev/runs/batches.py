@@ -13,8 +13,8 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.
 from ..core.errors import UsageError, first_line
 from ..core.cli import command
 from ..core.files import check_new_file, checkpoint_steps, replacing
-from ..data.mapped import flat_lists, list_column
-from ..training.consumed import PAIRS, record_file, read_seen, seen_spans
+from ..core.mapped import flat_lists, list_column
+from ..training.consumed import PAIRS, further, record_file, read_seen, seen_spans
 from ..training.consumed import ROWS as COLUMNS
 from . import BATCH_FORMATS as FORMATS, TOKENS, batches_flags
 
@@ -53,6 +53,7 @@ def parse_steps(
 
 # %% ../../nbs/runs/03_batches.ipynb #b691ebf3
 _LISTS = ('chosen_ids', 'rejected_tail')
+_SOURCE = ['pair', 'file', 'row', 'id', 'margin', 'chosen_tokens', 'rejected_tokens']
 
 @contextlib.contextmanager
 def _damage(path): # Errors of pyarrow on a file, as ours
@@ -88,8 +89,13 @@ class RecordedPairs:
         with _damage(self.path):
             self.file = pq.ParquetFile(self.path, page_checksum_verification=True)
             columns,schema = self.file.schema_arrow.remove_metadata(),PAIRS if self.has_ids else COLUMNS
-            if not columns.equals(schema): raise OSError(f"its columns are not {', '.join(schema.names)}")
-            self.about = self.file.read([k for k in schema.names if k not in _LISTS]).combine_chunks()
+            more = further(columns.names, self.has_ids)
+            if not columns.equals(pa.schema([*schema, *more])):
+                raise OSError(f"its columns are not {', '.join(schema.names)}")
+            self.source = [*_SOURCE, *(f.name for f in more if f.name != 'other_ids')]
+            self.several = 'other_ids' in columns.names                # rows with more than two responses
+            plain = [k for k in schema.names if k not in _LISTS]
+            self.about = self.file.read([*dict.fromkeys(plain + self.source)]).combine_chunks()
             self.about.validate(full=True)
             numbered = np.array_equal(self.about['pair'].to_numpy(), np.arange(len(self)))
             if not numbered: raise OSError('pairs are not numbered from 0')
@@ -98,22 +104,22 @@ class RecordedPairs:
 
     def ids(self,
         at:np.ndarray, # Positions in any order, repeats too, shape (n,)
-    )->tuple:          # Columns `chosen_ids`, `rejected_ids`, n lists of token ids each
+    )->list:           # Columns `chosen_ids`, `rejected_ids`, perhaps `other_ids`; n rows each
         "Token ids of some pairs"
         sizes = {k:self.about[k].to_numpy()[at] for k in ('chosen_tokens', 'rejected_tokens', 'shared')}
         with _damage(self.path):
-            lists = _take(self.file, _LISTS, at)
+            lists = _take(self.file, [*_LISTS, *['other_ids']*self.several], at)
             _check_lengths(lists, **sizes)
         (starts,chosen),(tails,rest) = flat_lists(lists['chosen_ids']),flat_lists(lists['rejected_tail'])
         chosen = [chosen[starts[i]:starts[i+1]] for i in range(len(at))]
         # a rejected response is stored without the beginning that it shares with the chosen one
         rejected = [np.concatenate([c[:shared], rest[tails[i]:tails[i+1]]])
                     for i,(c,shared) in enumerate(zip(chosen, sizes['shared']))]
-        return list_column(chosen), list_column(rejected)
+        others = [lists['other_ids'].combine_chunks()] if self.several else []
+        return [list_column(chosen), list_column(rejected), *others]
 
 # %% ../../nbs/runs/03_batches.ipynb #53e17573
 ROWS,BUDGET = 500,10_000_000  # Rows of a table; token ids in memory
-_SOURCE = ['pair', 'file', 'row', 'id', 'margin', 'chosen_tokens', 'rejected_tokens']
 
 def _tokenizer(run): # Of a checkpoint; from the run directory alone, without the network
     from transformers import AutoTokenizer
@@ -138,12 +144,13 @@ def _positions(run, first, last, n): # Step, place and pair of each row of the l
     return tuple(np.concatenate([*o, np.array([], int)]).astype(np.int64) for o in (steps, places, pairs))
 
 def _token_columns(tokens, ids, tokenizer): # What `tokens` asks for, of (chosen, rejected)
-    if tokens == 'ids': return dict(zip(('chosen_ids', 'rejected_ids'), ids))
-    def _text(column):
-        texts = tokenizer.batch_decode(column.to_pylist(), skip_special_tokens=False,
-                                       clean_up_tokenization_spaces=False)
-        return pa.array(texts, pa.string())
-    return {k:_text(column) for k,column in zip(('chosen_text', 'rejected_text'), ids)}
+    if tokens == 'ids': return dict(zip(('chosen_ids', 'rejected_ids', 'other_ids'), ids))
+    def texts(lists): return tokenizer.batch_decode(lists, skip_special_tokens=False,
+                                                    clean_up_tokenization_spaces=False)
+    out = {k:pa.array(texts(column.to_pylist()), pa.string())
+           for k,column in zip(('chosen_text', 'rejected_text'), ids)}
+    if len(ids) > 2: out['other_texts'] = pa.array(map(texts, ids[2].to_pylist()), pa.list_(pa.string()))
+    return out
 
 # %% ../../nbs/runs/03_batches.ipynb #eafba6c5
 def _stretches(keys): # Where stretches of equal keys begin and end
@@ -152,7 +159,7 @@ def _stretches(keys): # Where stretches of equal keys begin and end
 
 def _tables(pairs, step, place, at, tokens, tokenizer):
     # Token ids are read for stretches of rows of about BUDGET tokens, and given out in tables of ROWS rows
-    source = pairs.about.select(_SOURCE)
+    source = pairs.about.select(pairs.source)
     length = pc.add(source['chosen_tokens'], source['rejected_tokens']).to_numpy()[at].astype(np.int64)
     part = np.arange(len(at))//ROWS if tokens == 'counts' else (np.cumsum(length)-length)//BUDGET
     for start,end in _stretches(part):
@@ -160,7 +167,7 @@ def _tables(pairs, step, place, at, tokens, tokenizer):
         for i in range(start, end, ROWS):
             j = min(i+ROWS, end)
             rows = source.take(at[i:j])
-            out = dict(step=step[i:j], place=place[i:j]) | {k:rows[k] for k in _SOURCE}
+            out = dict(step=step[i:j], place=place[i:j]) | {k:rows[k] for k in pairs.source}
             if ids: out |= _token_columns(tokens, [o.slice(i-start, j-i) for o in ids], tokenizer)
             yield pa.table(out)
 
@@ -199,6 +206,8 @@ def read_batches(
 # %% ../../nbs/runs/03_batches.ipynb #6d3c0986
 def _plain(o): return None if isinstance(o, float) and o != o else o    # NaN is an empty value
 
+_JSON = ['chosen_ids', 'rejected_ids', 'other_ids', 'other_texts', 'other_scores']  # Lists, as JSON in CSV
+
 class _Text: # Writes tables as CSV or JSON lines, to an open file
     def __init__(self, file, format): self.file,self.format,self.first = file,format,True
 
@@ -212,8 +221,7 @@ class _Text: # Writes tables as CSV or JSON lines, to an open file
 
     def _csv(self, table):
         df = table.to_pandas(types_mapper={pa.int64():pd.Int64Dtype()}.get)
-        for k in df.columns.intersection(['chosen_ids', 'rejected_ids']):
-            df[k] = [json.dumps(ids.tolist()) for ids in df[k]]
+        for k in df.columns.intersection(_JSON): df[k] = [json.dumps(o) for o in table[k].to_pylist()]
         return df.to_csv(index=False, header=self.first, lineterminator='\n')
 
 class _Groups: # Writes tables as row groups of a parquet file

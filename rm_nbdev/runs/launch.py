@@ -18,6 +18,7 @@ from ..core.files import read_json, shipped_file, write_text
 from ..core.settings import METHODS
 from ..core.stock_settings import SECRETS, all_settings
 from ..training.prepare import check_output, prepare
+from ..training.metrics import held_out_pairs
 from ..training.resume import SIGNALS, Preemption, hand_on, mark, marked
 from . import run_flags
 from .train import STOPPED, Run, event_line, read_rewards, summary_line, train
@@ -130,7 +131,8 @@ class Follow:
     def _print(self, event):
         old = event['time'] < self.began                               # of a run that is replaced or resumed
         if old or event['kind'] == 'save': return
-        if line := event_line(event['step'], event['values']): print(line, flush=True)
+        line = event_line(event['step'], event['values'], held_out_pairs(self.path.parent))
+        if line: print(line, flush=True)
 
     def __enter__(self):
         def _loop():

@@ -16,13 +16,15 @@ from transformers import ProgressCallback, PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 from ..core.cli import command
 from ..core.config import Config, save_config
-from ..core.errors import UsageError
+from ..core.errors import UsageError, counted
 from ..core.files import checkpoint_steps, read_json
-from ..models.reward_model import load_weights, make_model
+from ..models.reward_model import load_weights
+from ..models.make import make_model
+from ..data.templates import fixed_settings
 from ..hub.callback import PromoteAndTagCallback
 from ..training.collate import PackedCollator
 from ..training.consumed import keep_pairs, write_pairs
-from ..training.metrics import read_metrics, set_up_trackers
+from ..training.metrics import held_out_pairs, named_metrics, read_metrics, set_up_trackers
 from ..training.arguments import arithmetic, without_gpu
 from ..training.prepare import (Prepared, check_settings, clear_run, holds_run, read_pairs,
                                        rows_table, tokenize)
@@ -34,30 +36,34 @@ from ..plots.curves import (LiveFigure, in_notebook, reward_histogram, save_figu
 from . import train_flags
 
 # %% ../../nbs/runs/01_train.ipynb #de85de5f
-_SHOWN = ('loss', 'reward_loss', 'text_loss', 'accuracy', 'dpo_accuracy', 'margin')
+_SHOWN = ('loss', 'reward_loss', 'text_loss', 'accuracy', 'dpo_accuracy', 'margin', 'rmse', 'correlation')
 
 def event_line(
     step:int,   # Optimizer step
     logs:dict,  # Metrics as the trainer logs them
+    pairs=None, # From `held_out_pairs`, to stand beside accuracies of an evaluation
 )->str:         # '' if they hold no loss
     "An event as one short line"
     pre = 'eval_' if any(k.startswith('eval_') for k in logs) else ''
     if f'{pre}loss' not in logs: return ''
     values = {name:logs.get(pre+name) for name in _SHOWN} | dict(lr=logs.get('learning_rate'))
-    numbers = '  '.join(f'{name} {v:.4g}' for name,v in values.items() if v is not None)
+    for name,own in named_metrics(logs).items(): values |= {f'{name} {k}':v for k,v in own.items()}
+    of = {f'{name} accuracy'.strip():f" ({counted(n, 'pair')})" for name,n in (pairs or {}).items() if pre}
+    numbers = '  '.join(f"{name} {v:.4g}{of.get(name, '')}" for name,v in values.items() if v is not None)
     return f"step {step:>6}  {'eval ' if pre else 'train'}  {numbers}"
 
 class Bar(ProgressCallback):
     "A progress bar, with the short lines above it"
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and (line := event_line(state.global_step, logs)):
+        line = event_line(state.global_step, logs, held_out_pairs(args.output_dir))
+        if line and state.is_world_process_zero:
             if self.training_bar is None: print(line, flush=True)
             else: self.training_bar.write(line)
 
 class Lines(TrainerCallback):
     "Short lines only, for output that goes to a file"
     def on_log(self, args, state, control, logs=None, **kwargs):
-        line = event_line(state.global_step, logs)
+        line = event_line(state.global_step, logs, held_out_pairs(args.output_dir))
         if line and state.is_world_process_zero: print(line, flush=True)
 
 # %% ../../nbs/runs/01_train.ipynb #804348ab
@@ -90,12 +96,15 @@ def summary_line(
     "One line: the result of a run, and its directory"
     m,events = json.loads((Path(run)/'manifest.json').read_text()),read_metrics(run)
     evals = events[events.kind == 'eval']
-    parts = [f"{m['last_step']} steps in {m['seconds']:.0f} s"]
-    if len(evals):
-        first,last = evals.eval_accuracy.iloc[[0, -1]]
-        parts.append(f'held-out accuracy {first:.3f} -> {last:.3f}')
+    parts = [f"{counted(m['last_step'], 'step')} in {m['seconds']:.0f} s"]
+    shown = next((k for k in ('accuracy', 'correlation') if f'eval_{k}' in evals), None)
+    if len(evals) and shown:
+        first,last = evals[f'eval_{shown}'].iloc[[0, -1]]
+        of = f" of {counted(n, 'pair')}" if (n := held_out_pairs(run).get('')) else ''
+        parts.append(f'held-out {shown} {first:.3f} -> {last:.3f}{of}')
     if m.get('best'): parts.append(f"best checkpoint-{m['best']['step']}")
-    parts.append(f"{len(m['checkpoints'])} checkpoints")
+    if (m.get('early_stopping') or {}).get('stopped'): parts.append(f"stopped early at step {m['last_step']}")
+    parts.append(counted(len(m['checkpoints']), 'checkpoint'))
     if hub := m.get('hub'): parts.append(f"{hub['pushed']} on {hub['repo']}")
     if lost := m.get('not_saved'): parts.append('not written: ' + ', '.join(f'checkpoint-{s}' for s in lost))
     if m.get('stopped_by'): parts.append(f"stopped by {m['stopped_by']}; rerun the same command to resume")
@@ -149,8 +158,7 @@ def _trainer(config, prepared): # The trainer of prepared pairs, with its callba
         trainer.hub = PromoteAndTagCallback(resolved, wanted=_wanted, resumed=prepared.resume is not None)
         trainer.add_callback(trainer.hub)
         trainer.protected = trainer.hub.pending_steps
-    digests = {k:facts.digest for k,facts in prepared.facts.items()}
-    trainer.identity = same_settings(resolved, digests, trainer.args.world_size)
+    trainer.identity = same_settings(resolved, prepared.digests(), trainer.args.world_size)
     for cb in list(trainer.callback_handler.callbacks):
         shows = isinstance(cb, (ProgressCallback, PrinterCallback)) or 'Notebook' in type(cb).__name__
         if shows: trainer.remove_callback(cb)
@@ -168,7 +176,7 @@ def build(
     "Make the model and its trainer, and report what will be trained on what"
     what = _TRAINED[config.kind].format(lora_r=config.lora_r)
     _say(rows_table(prepared.report).to_string(na_rep='-'), *prepared.report['notes'], arithmetic(config)[1],
-         set_up_trackers(prepared.config), f'training {what} of {config.base_model}')
+         set_up_trackers(prepared.config, prepared.resume), f'training {what} of {config.base_model}')
     trainer = _trainer(config, prepared)
     resume = prepared.resume
     ahead = work_ahead(trainer, resume.step if resume else 0)
@@ -199,6 +207,10 @@ def _sessions(run, resume): # Of the manifest: when each start of the run began,
     now = dict(started=time.strftime('%Y-%m-%dT%H:%M:%S%z'), from_step=resume.step if resume else None)
     return [*read_json(run/'manifest.json').get('sessions', []), now]
 
+def _starting_point(model): # Entries about a base that is more than a name
+    record = model.start.record()
+    return dict(start=record) if record else {}
+
 def _first_entries(built): # Of the manifest, before the first step
     config,trainer = built.config,built.trainer
     model,args,sessions = trainer.model,trainer.args,_sessions(built.dir, built.prepared.resume)
@@ -208,7 +220,9 @@ def _first_entries(built): # Of the manifest, before the first step
         method=config.method, command=command, versions=versions(), git_commit=git_commit(),
         device=str(args.device), processes=args.world_size, arithmetic=numbers,
         base_model=config.base_model, kind=model.kind, batching=_batching(trainer))
-    if config.method == 'grm': entries |= dict(head=model.head.shape, note=model.note)
+    if config.method == 'grm': entries['head'] = model.head.shape
+    if config.method == 'grm' or model.note: entries['note'] = model.note
+    entries |= _starting_point(model) | dict(template=fixed_settings(built.prepared.tokenizer))
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     entries |= dict(parameters=sum(n for n,_ in sizes), trained_parameters=sum(n for n,t in sizes if t),
                     seed=config.seed, split_seed=config.split_seed)
@@ -274,7 +288,7 @@ def _last_entries(trained): # Of the manifest, in the end
     metric,best = trainer.args.metric_for_best_model,None
     if (at := state.best_global_step) is not None:
         best = dict(step=at, metric=metric, value=state.best_metric)
-    return dict(status=trained.status, last_step=step,
+    return dict(status=trained.status, last_step=step, early_stopping=trainer.early.entry() or None,
                 seconds=round(sum(o.get('seconds', 0) for o in sessions), 1), sessions=sessions, best=best,
                 checkpoints=checkpoint_steps(run), not_saved=trainer.lost,
                 stopped_by=signal.Signals(trainer.stopped).name if trainer.stopped else None)
@@ -348,17 +362,19 @@ def _determinism(config): # The algorithms that PyTorch chooses in the block, if
     finally: torch.use_deterministic_algorithms(was)
 
 def train(
-    config:Config, # Settings
-)->Run:            # Its files are in `config.output_dir`; `UsageError` for bad input, `TrainingDiverged`
+    config:Config,      # Settings
+    dataset=None,       # Pairs in memory in place of `config.dataset`: `Dataset`, DataFrame, list of dicts
+    eval_dataset=None,  # The same for evaluation, or a dict of them by name
+)->Run:                 # Its files are in `config.output_dir`; `UsageError` for bad input, `TrainingDiverged`
     "Train a reward model, write its run directory; on SIGTERM and SIGUSR1 finish the step, save and stop"
     hf_logging.set_verbosity_error()                     # reports on loading, and on future versions
     if in_notebook() or not sys.stderr.isatty(): hf_logging.disable_progress_bar()
     with _determinism(config), Preemption(config.grace_seconds) as stop:
         with _marks(config, stop):
-            checked = check_settings(config)             # flags, folders, base; where to resume
+            checked = check_settings(config, dataset, eval_dataset)  # flags, folders, base; where to resume
             _say(*config.notes(), *without_gpu(config))  # settings without effect
             prepared = tokenize(read_pairs(checked))     # token ids; the texts are not kept
-            built = build(config, prepared)              # a model with its trainer
+            built = build(checked.config, prepared)      # a model with its trainer
         trained = fit(built, stop)                       # its steps and checkpoints
         return outcome(trained)                          # manifest, pictures, last pushes
 
