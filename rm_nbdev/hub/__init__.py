@@ -31,6 +31,9 @@ def upload_flags(
     p.add_argument('--root', metavar='DIR', default='runs', help='folder of runs')
     p.add_argument('--revision-prefix', '--revision_prefix', metavar='P',
         help='prefix of the tags: with seed2 they are named seed2-step-N')
+    p.add_argument('--hub-base-model', '--hub_base_model', metavar='ORG/NAME',
+        help='what the files name as their base where it is a folder on this machine; '
+             'without it, the one that the run was given, else the name of the folder')
     p.add_argument('--private', action='store_true', help='create the repository as a private one')
     p.add_argument('--dry-run', '--dry_run', action='store_true',
         help='list what would be done, change nothing')
