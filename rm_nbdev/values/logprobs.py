@@ -19,7 +19,8 @@ from ..core.errors import UsageError, first_line
 from ..core.files import check_writable, read_json, replacing, write_text
 from ..core.cli import command
 from ..data.synthetic import make_base
-from ..data.tokenize import encode_texts, load_tokenizer
+from ..data.templates import load_tokenizer
+from ..data.tokenize import encode_texts
 from ..models.backbones import backbone_of
 from ..models.bases import check_architecture, check_base, check_files, load_stock, usable_device
 from ..models.heads import output_logits

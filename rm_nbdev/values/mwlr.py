@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.errors import UsageError, first_line
-from ..data.csv_text import BadCell, csv_batches, csv_form, to_floats
+from ..core.csv_text import BadCell, csv_batches, csv_form, to_floats
 from .stimuli import categories, coverage, match
 
 # %% ../../nbs/values/06_mwlr.ipynb #27093014

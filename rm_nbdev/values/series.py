@@ -14,9 +14,13 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq, torch
 from huggingface_hub import HfApi, constants
 from ..core.errors import UsageError, first_line
 from ..core.files import LIST, checkpoint_steps, holds_model, read_json, replacing, sha256
-from ..models.bases import weight_files
+from ..data.templates import STEADY_DAY, asks_for_day
+from ..models.heads import ADAPTER_FILES, HEAD_FILES
+from ..models.weights import weight_files
 from ..models.reward_model import check_hashes, load_weights
-from ..scoring.load import find_checkpoint, load_reward_model
+from ..scoring.formats import look_into, recognise
+from ..scoring.load import load_reward_model
+from ..scoring.locate import find_checkpoint
 from ..scoring.rewards import RewardFunction
 
 # %% ../../nbs/values/04_series.ipynb #f99798c4
@@ -95,13 +99,10 @@ def _base_of(folder): # As the checkpoint names it; '' if it does not
     info = read_json(folder/'reward_model.json')
     return str(info.get('base_model') or adapter.get('base_model_name_or_path') or '')
 
-def _kind_of(folder): # Method and kind
+def _kind_of(folder): # In words: method and kind, or the name of its format
     info = read_json(folder/'reward_model.json')
-    return info.get('method'), info.get('kind')
-
-def _kind_text(method, kind):
-    if method: return f'{method} {kind}'
-    return 'without a reward_model.json (incomplete, or of the original code)'
+    if info: return ' '.join(str(info[k]) for k in ('method', 'kind') if k in info) or 'incomplete'
+    return recognise(look_into(folder)).name
 
 def _tokenizer_hashes(folder): return {n:sha256(folder/n) for n in _TOKENIZER if (folder/n).is_file()}
 
@@ -116,7 +117,7 @@ def _check_compatible(checkpoints, base_model): # `UsageError` if they do not be
         kinds = [_kind_of(c.folder) for c in (first, other)]
         if kinds[0] != kinds[1]:
             raise UsageError(f'checkpoints of different kinds: {first.name} is '
-                             f'{_kind_text(*kinds[0])}, {other.name} is {_kind_text(*kinds[1])}; '
+                             f'{kinds[0]}, {other.name} is {kinds[1]}; '
                              'score them separately')
     for other in checkpoints[1:]:
         if _tokenizer_hashes(other.folder) != _tokenizer_hashes(first.folder):
@@ -155,8 +156,9 @@ def find_checkpoints(
     return checkpoints
 
 # %% ../../nbs/values/04_series.ipynb #edc0bd19
-_WEIGHTS = ('adapter_model.safetensors', 'adapter_config.json', 'v_head.pt', 'head.safetensors')
-_RELEVANT = ('method', 'kind', 'head', 'pad_token_id', 'max_length', 'overlong')  # For rewards
+_WEIGHTS = (*ADAPTER_FILES, 'adapter_config.json', *HEAD_FILES, 'head.safetensors')
+_RELEVANT = ('method', 'kind', 'head', 'pad_token_id', 'max_length', 'overlong',
+             'base_revision', 'base_commit', 'quantized')  # For rewards
 
 def _relevant_info(folder): # Of its reward_model.json
     return {k:v for k,v in read_json(folder/'reward_model.json').items() if k in _RELEVANT}
@@ -165,6 +167,7 @@ def _hashes(folder): # file -> SHA-256, of all files that rewards depend on
     listed = read_json(folder/LIST).get('files') or {}
     names = [n for n in (*_WEIGHTS, *_TOKENIZER) if (folder/n).is_file()]
     names += [f.name for f in weight_files(folder) if f.is_file()]
+    names += sorted(f.relative_to(folder).as_posix() for f in folder.glob('base_adapter/**/*') if f.is_file())
     def of(name):
         entry = listed.get(name)
         return entry['sha256'] if isinstance(entry, dict) and entry.get('sha256') else sha256(folder/name)
@@ -175,6 +178,7 @@ def _stamp(file): return file.name, file.stat().st_size, file.stat().st_mtime_ns
 def identity(
     checkpoint:Checkpoint, # A checkpoint
     base:str|None=None,    # Folder or id of its base
+    chat_template=None,    # File with a chat template, in place of the tokenizer's
 )->str:                    # 16 hexadecimal digits
     "The identity of a checkpoint, wherever its folder is"
     folder,base = checkpoint.folder,base or _base_of(checkpoint.folder)
@@ -183,6 +187,8 @@ def identity(
     places = [f/n for f in (folder, where) if f for n in ('config.json', *_TOKENIZER)]
     configs = [sha256(p) for p in places if p.is_file()]
     depends = [_hashes(folder), _relevant_info(folder), str(base), stamps, configs]
+    if asks_for_day(folder): depends.append(STEADY_DAY)             # its template writes a day, none is fixed
+    if chat_template: depends.append(sha256(chat_template))
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
 # %% ../../nbs/values/04_series.ipynb #2a201068
@@ -192,7 +198,9 @@ _NOT_SHAPE = ('base_model_name_or_path', 'inference_mode', 'revision', 'peft_ver
 def _shape(folder): # What two checkpoints must share so that weights can be exchanged; None: unknown
     if not (folder/'reward_model.json').is_file(): return None
     config = {k:v for k,v in read_json(folder/'adapter_config.json').items() if k not in _NOT_SHAPE}
-    return _relevant_info(folder), {k:sorted(v) if isinstance(v, list) else v for k,v in config.items()}
+    shape = {k:sorted(v) if isinstance(v, list) else v for k,v in config.items()}
+    merged = sorted(folder.glob('base_adapter/**/*.safetensors'))        # into the base, before the training
+    return _relevant_info(folder), shape, [sha256(f) for f in merged]
 
 class CheckpointLoader:
     "Loads checkpoints of one base one after the other; the base is read once"
@@ -202,8 +210,9 @@ class CheckpointLoader:
         dtype=torch.float32,          # Of the backbone
         lora_alpha:int|None=None,     # Scale of adapters without an adapter_config.json (the original code's)
         trust_remote_code:bool=False, # Run Python code that comes with the base
+        chat_template:str|None=None,  # File with a chat template, in place of the tokenizer's
     ):
-        self.how,self.dtype = (base_model, device, dtype, lora_alpha, trust_remote_code),dtype
+        self.how,self.dtype = (base_model, device, dtype, lora_alpha, trust_remote_code, chat_template),dtype
         self.rm,self.folder = None,None                          # the reward model, and whose weights it has
 
     def load(self,

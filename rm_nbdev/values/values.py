@@ -17,7 +17,7 @@ from .. import __version__
 from ..core.errors import UsageError, check_at_least
 from ..core.files import check_writable, read_json, write_text
 from ..core.cli import command
-from ..data.tokenize import load_tokenizer
+from ..data.templates import load_tokenizer
 from ..models.bases import quiet_loading, usable_device
 from ..scoring.rewards import score_ids
 from . import values_flags
