@@ -22,7 +22,8 @@ _TABLES = ('scores as CSV or parquet: tidy (token_decoded, reward, step, prompt)
            'tables. Each table is one model, named by its file or by its column model')
 _LEXICON = ("words by category: Category,token_decoded; category,word; or DicTerm with X marks (also .dicx); "
             "'demo' is the lexicon that ships with the package")
-_REPORT = 'also write movers, gaps, agreement over the steps and extremes, with figures, into this folder'
+_REPORT = ('also write movers, gaps, agreement over the steps, extremes and tests of families, with figures, '
+           'into this folder')
 
 # %% ../../nbs/analysis/00_commands.ipynb #aec4ee42
 def ranks_flags(
@@ -48,6 +49,8 @@ def ranks_flags(
     p.add_argument('--prompts', metavar='KEY', nargs='+', action='extend',
                    help='only these prompts (default: all)')
     p.add_argument('--report', metavar='DIR', help=_REPORT)
+    p.add_argument('--tests', choices=('models', 'paper'), default='models',
+                   help='unit of the tests of two families in a report: models, or prompts as in the paper')
     usage_error = p.error
     def _error(message): # `--lexicon demo TABLE` takes TABLE for a second lexicon
         if 'TABLE' in message: message += '; put the tables first: rm-ranks TABLE… --lexicon FILE…'

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from ..core.errors import UsageError, first_line
 from ..core.files import sha256, shortest_ends
-from ..data.csv_text import (
+from ..core.csv_text import (
     BATCH, DICT, MISSING, BadCell, CsvForm, csv_batches, csv_form, is_note, to_floats, to_texts)
 from ..values.stimuli import PROMPTS
 

@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 import pyarrow as pa, pyarrow.compute as pc
 from tqdm import tqdm
 from ..core.errors import UsageError
-from ..data.csv_text import BadCell, is_note, open_bytes, to_floats, to_texts
+from ..core.csv_text import BadCell, is_note, open_bytes, to_floats, to_texts
 from ..values.stimuli import PROMPTS, coverage, match
 from rm_nbdev.analysis.table_files import (
     FORMS, IDS, RANK_FORMS, Form, Table, bad_cell, batches, find_tables, open_table, say_once,

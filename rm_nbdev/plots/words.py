@@ -315,12 +315,16 @@ def _test_text(r): # One panel
     return f'{r.framing} prompts, {r.category}: {means} ({p})'
 
 def tests_caption(
-    tests:pd.DataFrame,   # From `rm_nbdev.analysis.tests.permutation_tests`
+    tests:pd.DataFrame,   # From `rm_nbdev.analysis.model_tests.family_tests`
 )->str:                   # The panels with the smallest p first
     "Means of two families, and whether they differ"
     rows = tests.sort_values('p_adjusted', kind='stable').itertuples()
-    what = 'Mean median rank by family, permutation test of its difference with p after Bonferroni'
-    return f'{what}: {_few(map(_test_text, rows))}.'
+    what,end = 'Mean median rank by family, permutation test of its difference with p after Bonferroni','.'
+    if 'p_min' in tests:
+        what = 'Mean median rank by family, models permuted, p adjusted for all panels'
+        end = f'; the smallest possible p is {tests.p_min.min():.2g}.'
+        if note := next((o for o in tests.note if o), ''): end += f' No stars: {note}.'
+    return f'{what}: {_few(map(_test_text, rows))}{end}'
 
 def _follow_text(one): # Correlation of one model at its first and its last step
     by = one.assign(step=one.step.fillna(-1)).groupby('step').spearman.mean()
