@@ -14,11 +14,11 @@ from transformers.utils import logging as hf_logging
 from trl import RewardConfig, RewardTrainer
 from rm_nbdev.core.config import Config
 from rm_nbdev.models.packing import pad_sequences
-from rm_nbdev.models.reward_model import make_model
+from rm_nbdev.models.make import make_model
 from rm_nbdev.scoring.rewards import score, score_ids
 from rm_nbdev.training.batches import to_device
 from rm_nbdev.training.collate import make_collator, span_mask
-from rm_nbdev.training.losses import make_objective
+from rm_nbdev.training.objectives import make_objective
 from workload import PAD, OnDevice, bare_tokenizer, with_moved_adapters
 
 hf_logging.set_verbosity_error()

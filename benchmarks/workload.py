@@ -7,9 +7,11 @@ from torch import nn
 from tokenizers import Tokenizer, models
 from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM,
                           PretrainedConfig, PreTrainedTokenizerFast)
-from rm_nbdev.models.bases import add_lora, seeded
+from rm_nbdev.models.adapters import add_lora
+from rm_nbdev.models.bases import seeded
 from rm_nbdev.models.heads import ValueHead
-from rm_nbdev.models.reward_model import GRM, RewardModel, recompute_activations
+from rm_nbdev.models.make import recompute_activations
+from rm_nbdev.models.reward_model import GRM, RewardModel
 
 PAD,EOS = 0,2
 HIDDEN = 256

@@ -77,7 +77,7 @@ def miniature_row(
 _OURS = re.compile(r'.*\.(arrow|damaged|facts\.json)|\.(used|lock)|\..*\.\d+\.\d+')
 
 def _held(folder): # Does a process use it? Without the packages that could say so, yes
-    try: from rm_nbdev.data.mapped import in_use
+    try: from rm_nbdev.core.mapped import in_use
     except ImportError: return True
     return in_use(folder)
 

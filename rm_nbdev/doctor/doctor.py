@@ -49,8 +49,10 @@ def _training(): # One step, as in training
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
     importlib.import_module(f"rm_nbdev.{COMMANDS['rm-train']}")      # for all that it imports
-    from rm_nbdev.models.bases import add_lora, usable_device
-    from rm_nbdev.models.reward_model import RewardModel, has_bf16
+    from rm_nbdev.models.adapters import add_lora
+    from rm_nbdev.models.bases import usable_device
+    from rm_nbdev.models.reward_model import RewardModel
+    from rm_nbdev.models.make import has_bf16
     from rm_nbdev.training.collate import free_bytes
     device,bf16 = usable_device(),has_bf16()
     stock = LlamaForSequenceClassification(LlamaConfig(

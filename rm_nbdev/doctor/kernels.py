@@ -37,7 +37,7 @@ def kernel_facts()->dict: # `device`, `dtype`, and `families`: name -> `name`, `
     "Which attention each family would get here, in the type in which training computes"
     import torch
     from rm_nbdev.models.bases import usable_device
-    from rm_nbdev.models.reward_model import has_bf16
+    from rm_nbdev.models.make import has_bf16
     device,dtype = usable_device(),torch.bfloat16 if has_bf16() else torch.float32
     families = {name:_choice_of(config, dtype, device) for name,config in _families().items()}
     return dict(device=device, dtype=str(dtype).removeprefix('torch.'), families=families)

@@ -12,7 +12,7 @@ from nbdev.config import get_config
 from rm_nbdev.core.errors import UsageError
 from scripts.dev.house import FLOORS
 
-GUIDES = ['tutorial', 'python', 'scripts', 'flags', 'data', 'base_model', 'run', 'loss', 'slurm']  # In this order, others after them
+GUIDES = ['tutorial', 'python', 'scripts', 'flags', 'data', 'base_model', 'formats', 'suite', 'run', 'loss', 'slurm']  # In this order, others after them
 DEMOS = {'demos/demo_bt': ('runs/demo-example/train.ipynb', 'Demo: Bradley–Terry'),
          'demos/demo_grm': ('runs/grm-demo-example/train.ipynb', 'Demo: GRM')}  # Page -> executed notebook, title
 TITLES = dict(guides='Guides', studies='Studies', demos='Executed demos')      # Folder -> its section
@@ -40,14 +40,21 @@ def sections(names):
     return {k: v for k, v in out.items() if v}
 
 
-def sidebar_text(nbs):
-    "`sidebar.yml` for Quarto: the same order as the site's"
+def sidebar(nbs):
+    "The navigation for Quarto: the same order as the site's"
     contents = []
     for section, names in sections(notebook_names(nbs)).items():
         files = [f'{o}.ipynb' for o in names]
         contents += files if not section else [dict(section=section, contents=files)]
-    head = '# Written by `make export` from the names of the notebooks\n'
-    return head + yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False)
+    return contents
+
+
+def quarto_text(nbs):
+    "`_quarto.yml`, with the navigation in it"
+    website = dict(navbar=dict(background='primary', search=True), sidebar=dict(style='floating', contents=sidebar(nbs)))
+    html = dict(theme='cosmo', toc=True)
+    settings = {'project': dict(type='website'), 'format': dict(html=html, commonmark='default'), 'website': website, 'metadata-files': ['nbdev.yml']}
+    return '# Written by `make export` from the names of the notebooks\n' + yaml.safe_dump(settings, sort_keys=False)
 
 
 # --- signatures -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rm_nbdev.core.errors import UsageError
 from rm_nbdev.core.files import write_text
 from scripts.dev.flags import flags_text
 from scripts.dev.house import architecture_text
-from scripts.dev.pages import DEMOS, notebook_names, page_markdown, sections, sidebar_text
+from scripts.dev.pages import DEMOS, notebook_names, page_markdown, quarto_text, sections
 
 top = Path(__file__).resolve().parents[2]
 
@@ -92,7 +92,7 @@ def readme_text(path=top/'nbs/index.ipynb'):
 
 def derived():
     "File -> text: what follows from the notebooks"
-    return {top/'README.md': readme_text(), top/'nbs/sidebar.yml': sidebar_text(top/'nbs'),
+    return {top/'README.md': readme_text(), top/'nbs/_quarto.yml': quarto_text(top/'nbs'),
             top/'nbs/guides/architecture.ipynb': architecture_text(top), top/'nbs/guides/flags.ipynb': flags_text(top)}
 
 

@@ -9,8 +9,8 @@ from fastcore.nbio import mk_cell, new_nb, read_nb, write_nb
 from fastcore.test import test_eq, test_fail
 from nbdev.config import get_config
 from scripts.dev.house import FLOORS, room_numbers
-from scripts.dev.pages import (definitions, documented, fence, header, linked, notebook_names, page_markdown, sections,
-                               sidebar_text, signature, symbols)
+from scripts.dev.pages import (definitions, documented, fence, header, linked, notebook_names, page_markdown,
+                               quarto_text, sections, sidebar, signature, symbols)
 from scripts.dev.site import derived, mathml, paragraphs, readme_text, top
 
 nbs = top/'nbs'
@@ -20,7 +20,7 @@ def check_order():
     test_eq(sections(['data/02_x', 'train', 'core/01_y', 'guides/zeta', 'guides/data', 'guides/run', 'index', 'new/1', 'demos/demo_bt']),
             {'': ['index'], 'Guides': ['guides/data', 'guides/run', 'guides/zeta'], 'Executed demos': ['demos/demo_bt'],
              'Notebooks to run': ['train'], 'Rooms: core': ['core/01_y'], 'Rooms: data': ['data/02_x'], 'new': ['new/1']})
-    listed = yaml.safe_load(sidebar_text(nbs))['website']['sidebar']['contents']
+    listed = sidebar(nbs)
     flat = [o for e in listed for o in ([e] if isinstance(e, str) else e['contents'])]
     test_eq(sorted(flat), sorted(f'{o}.ipynb' for o in notebook_names(nbs)))                  # each once
     test_eq(flat[0], 'index.ipynb')
@@ -144,7 +144,7 @@ def check_derived():
 
 def small_checkout(to):
     "A checkout with two pages, of the real tools"
-    for f in 'settings.ini', 'pyproject.toml', 'LICENSE', 'rm_nbdev/__init__.py', 'rm_nbdev/core/__init__.py', 'rm_nbdev/core/errors.py', 'rm_nbdev/core/files.py', 'rm_nbdev/core/flags.py', 'rm_nbdev/core/settings.py':
+    for f in 'settings.ini', 'pyproject.toml', 'LICENSE', 'rm_nbdev/__init__.py', 'rm_nbdev/core/__init__.py', 'rm_nbdev/core/errors.py', 'rm_nbdev/core/files.py', 'rm_nbdev/core/flags.py', 'rm_nbdev/core/settings.py', 'rm_nbdev/core/stock_settings.py':
         (to/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(top/f, to/f)
     shutil.copytree(top/'scripts/dev', to/'scripts/dev')
@@ -175,7 +175,7 @@ def check_small_site():
         assert '<msup>' in index and '<code>$5</code>' in index and 'href="core/01_one.html#a-heading"' in index
         assert '<code>x|y</code>' in one and list((d/'_docs/core').glob('01_one_files/*.png'))
         nav = list(dict.fromkeys(re.findall(r'<a href="([\w./]+\.html)" class="md-nav__link', index)))
-        listed = yaml.safe_load(sidebar_text(d/'nbs'))['website']['sidebar']['contents']
+        listed = sidebar(d/'nbs')
         test_eq([o.replace('.html', '.ipynb') for o in nav], [o for e in listed for o in ([e] if isinstance(e, str) else e['contents'])])
         error = [dict(output_type='error', ename='KeyError', evalue='x', traceback=[])]
         for cells, says in (((('[a](#nowhere)', 'markdown'),), "'#nowhere'"), ((('[b](02_two.ipynb)', 'markdown'),), "'02_two.ipynb'"),
@@ -198,13 +198,15 @@ def check_nbdev_pipeline():
                   'rm_nbdev/__init__.py', 'rm_nbdev/_modidx.py', 'rm_nbdev/core/__init__.py', 'rm_nbdev/core/errors.py'):
             (d/f).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(top/f, d/f)
-        (d/'nbs/sidebar.yml').write_text(sidebar_text(d/'nbs'))
+        (d/'nbs/_quarto.yml').write_text(quarto_text(d/'nbs'))
         code = "import nbdev.quarto as q; q._ensure_quarto = lambda: None; q._pre_docs(n_workers=0)"
         p = subprocess.run([sys.executable, '-c', code], cwd=d, env={**os.environ, 'PYTHONPATH': str(d)}, capture_output=True, text=True)
         assert p.returncode == 0, p.stderr
-        test_eq((d/'nbs/sidebar.yml').read_text(), sidebar_text(d/'nbs'))
+        test_eq((d/'nbs/_quarto.yml').read_text(), quarto_text(d/'nbs'))
+        assert not (d/'nbs/sidebar.yml').exists()
         assert any('UsageError' in c.source for c in read_nb(d/'_proc/core/01_errors.ipynb').cells)
-        test_eq(yaml.safe_load((d/'nbs/_quarto.yml').read_text())['metadata-files'], ['nbdev.yml', 'sidebar.yml'])
+        settings = yaml.safe_load((d/'nbs/_quarto.yml').read_text())
+        test_eq((settings['metadata-files'], settings['website']['sidebar']['contents']), (['nbdev.yml'], sidebar(d/'nbs')))
 
 
 if __name__ == '__main__':
