@@ -11,7 +11,7 @@ from rm_nbdev.core.cli import COMMANDS, command_parser
 from rm_nbdev.core.errors import UsageError, first_line
 
 # What keeps a block from being run here
-MARKS = ('needs a GPU', 'needs the Hub', 'needs the Hub and a GPU', 'needs SLURM', 'runs until ctrl-C', 'goes into a notebook')
+MARKS = ('needs a GPU', 'needs the Hub', 'needs the Hub and a GPU', 'needs a file of yours', 'needs SLURM', 'runs until ctrl-C', 'goes into a notebook')
 LIMIT = 900  # Seconds that one block may take
 
 
