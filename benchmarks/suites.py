@@ -8,7 +8,7 @@ suites. The stock loop is transformers and peft as they come: whole conversation
 padded to the longest of the batch, with an attention mask. Variants take turns; a ratio is computed within a round.
 Rewards are compared first.
 """
-import argparse, contextlib, csv, os, random, tempfile, time
+import argparse, os, random, tempfile, time
 from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
@@ -17,12 +17,12 @@ from rm_nbdev.models.packing import pad_sequences
 from rm_nbdev.scoring.rewards import group_rewards
 from rm_nbdev.values.search import merged
 import contestants
-from bench import HERE, machine, number, spread, with_range
+from bench import HERE, machine, number
+from variants import compare, head_of, save
 from workload import OnDevice
 
 VOCAB,BATCH = 8192,8
 PLAIN = f'stock loop, batches of {BATCH}'
-NUMBERS = ('median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high')
 
 def make(hidden=256, layers=4):
     "A reward model with adapters, as trained"
@@ -54,44 +54,14 @@ def kit(model, groups):
 
 def apart(model, groups):
     "The same with the adapters beside the base, as below float32"
-    with contextlib.nullcontext(): return torch.cat(group_rewards(model, groups, 8192))
+    return torch.cat(group_rewards(model, groups, 8192))
 
 VARIANTS = {PLAIN:plain, 'kit: adapters apart':apart, 'kit: rm-eval':kit}
 
 def measure(name, model, groups, rounds):
-    found = {k:f(model, groups) for k,f in VARIANTS.items()}
-    worst = max((r-found[PLAIN]).abs().max().item() for r in found.values())
-    if worst > 1e-4: raise SystemExit(f'{name}: rewards differ by {worst:.1e}')
-    speed,n = {k:[] for k in VARIANTS},sum(map(len, groups))
-    for i in range(rounds):
-        for k in [*VARIANTS][i%3:] + [*VARIANTS][:i%3]:
-            began = time.perf_counter()
-            VARIANTS[k](model, groups)
-            speed[k].append(n/(time.perf_counter()-began))
-    rows = []
-    for k,v in speed.items():
-        ratios = [b/a for a,b in zip(speed[PLAIN], v)]
-        rows.append(dict(variant=k) | dict(zip(NUMBERS, (*spread(v), *spread(ratios)))))
-    for r in rows: print(as_row(name, r), flush=True)
-    return rows,worst
-
-def as_row(name, r):
-    speed,ratio = with_range(r, 'median', 'low', 'high'),with_range(r, 'ratio', 'ratio_low', 'ratio_high')
-    return f"| {name} | {r['variant']} | {speed} | {ratio} |"
-
-def save(head, out, worst, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder/'suites.csv').open('w', newline='', encoding='utf-8') as f:
-        w = csv.writer(f, lineterminator='\n')
-        w.writerow(['size', 'variant', *NUMBERS])
-        for name,rows in out.items():
-            w.writerows([name, r['variant'], *(f'{r[k]:.4g}' for k in NUMBERS)] for r in rows)
-    note = ('Responses per second, median (low–high) of the rounds; × against the first line, '
-            f'computed round by round. Rewards of all variants within {worst:.0e}.')
-    text = [head, '', note, '', '| | | responses/s | × |', '|---|---|---|---|']
-    text += [as_row(n, r) for n,rows in out.items() for r in rows]
-    (folder/'suites.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
-    return folder/'suites.csv'
+    n = sum(map(len, groups))
+    todo = {k:((lambda f=f: f(model, groups)), n) for k,f in VARIANTS.items()}
+    return compare(name, todo, rounds, close=1e-4)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,13 +70,13 @@ def main():
                    'or a new temporary one with --quick')
     a = p.parse_args()
     head,worst,out,began = f'{machine()}; load {os.getloadavg()[0]:.1f}',0.,{},time.perf_counter()
-    print(f'{head}\n\n| | | responses/s | × |\n|---|---|---|---|')
+    print(f'{head}\n\n{head_of("responses")}')
     model = make()
     for name,varied in (('prompts of 200 tokens, 4 responses of 100', False), ('the same on average, lengths vary', True)):
         out[name],w = measure(name, model, items(8 if a.quick else 32, varied), 2 if a.quick else 7)
         worst = max(worst, w)
     folder = a.output or (Path(tempfile.mkdtemp(prefix='bench-')) if a.quick else HERE/'results')
-    file = save(head, out, worst, folder)
+    file = save(head, out, worst, folder, 'suites', 'responses')
     ratios = ' and '.join(f"{number(rows[-1]['ratio'])}x" for rows in out.values())
     print(f'\nrewards of all variants within {worst:.0e}; rm-eval {ratios} as fast as the stock loop; '
           f'{time.perf_counter()-began:.0f} s -> {file}')

@@ -7,7 +7,7 @@ The plain way is stock: peft and transformers as they come, whole conversations 
 mask. It scores a sample of the tokens, the others score all. Variants take turns; a ratio is computed within a round,
 and the table gives its median, lowest and highest. Rewards are compared first.
 """
-import argparse, csv, os, tempfile, time
+import argparse, os, tempfile, time
 from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
@@ -17,13 +17,13 @@ from rm_nbdev.scoring.rewards import score_groups
 from rm_nbdev.values.candidates import AnswerSet, group_suffixes
 from rm_nbdev.values.search import merged, shared_prefix_rewards
 import contestants
-from bench import HERE, machine, number, spread, with_range
+from bench import HERE, machine, number
+from variants import compare, head_of, save
 from contestants import arithmetic_of
 from workload import OnDevice
 
 VOCAB,BATCH = 8192,32
 PLAIN = f'plain: stock, batches of {BATCH}'
-NUMBERS = ('median', 'low', 'high', 'ratio', 'ratio_low', 'ratio_high')
 
 def make(method, hidden=256, layers=4):
     "A reward model with adapters, as trained"
@@ -60,41 +60,7 @@ def variants(model, prefix, tails, sample):
 def measure(name, model, prompt, closing, rounds, tokens):
     with seeded(1): prefix = [1, *torch.randint(3, VOCAB, (prompt-1,)).tolist()]
     todo = variants(model, prefix, [[t, *range(5, 5+closing)] for t in range(3, 3+tokens)], 64)
-    found = {k:f() for k,(f,_) in todo.items()}
-    want = found[PLAIN]
-    worst = max((r[:len(want)]-want).abs().max().item() for r in found.values())
-    if worst > 1e-5: raise SystemExit(f'{name}: rewards differ by {worst:.1e}')
-    speed = {k:[] for k in todo}
-    for i in range(rounds):
-        for k in [*todo][i%4:] + [*todo][:i%4]:
-            score,tokens_scored = todo[k]
-            began = time.perf_counter()
-            score()
-            speed[k].append(tokens_scored/(time.perf_counter()-began))
-    rows = []
-    for k,v in speed.items():
-        ratios = [b/a for a,b in zip(speed[PLAIN], v)]
-        rows.append(dict(variant=k) | dict(zip(NUMBERS, (*spread(v), *spread(ratios)))))
-    for r in rows: print(as_row(name, r), flush=True)
-    return rows,worst
-
-def as_row(name, r):
-    speed,ratio = with_range(r, 'median', 'low', 'high'),with_range(r, 'ratio', 'ratio_low', 'ratio_high')
-    return f"| {name} | {r['variant']} | {speed} | {ratio} |"
-
-def save(head, out, worst, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder/'token_search.csv').open('w', newline='', encoding='utf-8') as f:
-        w = csv.writer(f, lineterminator='\n')
-        w.writerow(['size', 'variant', *NUMBERS])
-        for name,rows in out.items():
-            w.writerows([name, r['variant'], *(f'{r[k]:.4g}' for k in NUMBERS)] for r in rows)
-    note = ('Tokens per second, median (low–high) of the rounds; × against the first line, '
-            f'computed round by round. Rewards of all variants within {worst:.0e}.')
-    text = [head, '', note, '', '| | | tokens/s | × |', '|---|---|---|---|']
-    text += [as_row(n, r) for n,rows in out.items() for r in rows]
-    (folder/'token_search.md').write_text('\n'.join(text) + '\n', encoding='utf-8')
-    return folder/'token_search.csv'
+    return compare(name, todo, rounds, close=1e-5)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,7 +69,7 @@ def main():
                    'file, or a new temporary one with --quick')
     a = p.parse_args()
     head,worst,out,began = f'{machine()}; load {os.getloadavg()[0]:.1f}',0.,{},time.perf_counter()
-    print(f'{head}\n\n| | | tokens/s | × |\n|---|---|---|---|')
+    print(f'{head}\n\n{head_of("tokens")}')
     for method in ('bt', 'grm'):
         model = make(method)
         for prompt,closing in ((200, 0), (200, 1), (200, 2), (30, 2)):
@@ -111,7 +77,7 @@ def main():
             out[name],w = measure(name, model, prompt, closing, 2 if a.quick else 5, 500 if a.quick else 8000)
             worst = max(worst, w)
     folder = a.output or (Path(tempfile.mkdtemp(prefix='bench-')) if a.quick else HERE/'results')
-    file = save(head, out, worst, folder)
+    file = save(head, out, worst, folder, 'token_search', 'tokens')
     ratios = ', '.join(f"{number(rows[-1]['ratio'])}x" for rows in out.values())
     seconds = time.perf_counter() - began
     print(f'\nrewards of all variants within {worst:.0e}; '

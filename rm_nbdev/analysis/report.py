@@ -339,6 +339,7 @@ def summary(
         lines.append(f'ranked among the {len(words.vocabulary)} tokens of the shared vocabulary')
     return [*lines, last_table(medians)]
 
+# %% ../../nbs/analysis/08_report.ipynb #92ebb323
 def make_report(
     inputs:Inputs,           # From `find_inputs`
     words:Words,             # From `read_words`

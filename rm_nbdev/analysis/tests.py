@@ -126,6 +126,7 @@ def two_groups(
         raise UsageError(f"between={tuple(pair)}: name two of {', '.join(there)}")
     return pair
 
+# %% ../../nbs/analysis/06_tests.ipynb #ed286209
 def _values(panel, groups, pair): # The two samples of a panel; `UsageError` if they cannot be tested
     where = f'panel {panel[0]}, {panel[1]}'
     for name in pair:

@@ -170,6 +170,7 @@ RULES = dict(  # Setting -> (what it must be, the same as a test)
     hub_revision_prefix = ('letters, digits, and . _ - between them (it begins the name of a tag)',
                            _is_tag_prefix))
 
+# %% ../../nbs/core/06_rules.ipynb #30403fdd
 def check_ranges(
     values:dict, # name -> value
 ):

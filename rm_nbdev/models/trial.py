@@ -204,6 +204,7 @@ def _no_way_back(config, base_config): # A part of the base is saved, and transf
     why = f'transformers saves only the language model of {base_config.model_type}, and cannot load it again'
     return f'--base_model {config.base_model}: {why}; what works: --use_lora True'
 
+# %% ../../nbs/models/13_trial.ipynb #6301c38c
 def try_checkpoint(
     config,      # `Config`
     base_config, # Of its base, from transformers

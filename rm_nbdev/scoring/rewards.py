@@ -200,6 +200,7 @@ def pair_ids(
         return _cut(chosen, rejected, starts, max_length, overlong, tokenizer.bos_token_id)
     return [None if 'refused' in status else cut(*pair) for *pair,status in zip(*(out[k] for k in columns))]
 
+# %% ../../nbs/scoring/01_rewards.ipynb #a2233a94
 def conversation_ids(
     conversations:list,             # Message lists
     tokenizer,                      # Tokenizer with a chat template

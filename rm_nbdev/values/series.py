@@ -202,6 +202,7 @@ def _shape(folder): # What two checkpoints must share so that weights can be exc
     merged = sorted(folder.glob('base_adapter/**/*.safetensors'))        # into the base, before the training
     return _relevant_info(folder), shape, [sha256(f) for f in merged]
 
+# %% ../../nbs/values/04_series.ipynb #8aff78a4
 class CheckpointLoader:
     "Loads checkpoints of one base one after the other; the base is read once"
     def __init__(self,
