@@ -132,7 +132,7 @@ class Scored:
 
     def __str__(self):
         of = ('',) if len(self.mean) == 1 else (' (chosen)', ' (rejected)')
-        out = f'{self.rows} rows, mean reward ' + ' and '.join(f'{m:.4g}{w}' for m,w in zip(self.mean, of))
+        out = f'{counted(self.rows, "row")}, mean reward ' + ' and '.join(f'{m:.4g}{w}' for m,w in zip(self.mean, of))
         if self.accuracy is not None: out += f', accuracy {self.accuracy:.4f} of {self.preferences} pairs'
         if self.bad: out += f', {counted(self.bad, "bad row")} without a reward'
         return out
