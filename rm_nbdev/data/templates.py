@@ -92,7 +92,7 @@ def bad_argument(
     if not re.fullmatch(r'[A-Za-z]\w*', name): return f'{name!r} is not a name'
     if for_row and name in _FOR_A_ROW or name not in _OWN: return ''
     if name in _FOR_A_ROW: return f'{name} belong to a row of the data: give a column {name}'
-    return f'{name} is not an argument of the template itself'
+    return f'{name} is set for each conversation; give arguments of the template, such as enable_thinking'
 
 def parse_arguments(
     text:str|None, # `--chat_template_kwargs`: a JSON object
