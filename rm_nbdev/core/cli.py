@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'COMMANDS', 'rm_train', 'rm_run', 'rm_batches', 'rm_plot', 'rm_score', 'rm_upload', 'rm_values',
            'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'rm_export', 'rm_eval', 'rm_bon', 'rm_generate',
-           'FlagFormatter', 'make_parser', 'flag_parser', 'parse_flags', 'parameter_lines', 'parameters_text',
-           'quick_imports', 'command_parser']
+           'rm_serve', 'rm_paper', 'rm_sweep', 'rm_plan', 'FlagFormatter', 'make_parser', 'flag_parser', 'parse_flags',
+           'parameter_lines', 'parameters_text', 'quick_imports', 'command_parser']
 
 # %% ../../nbs/core/08_cli.ipynb #82e604aa
 import contextlib, functools, gc, importlib, os, sys, textwrap, typing
@@ -212,10 +212,11 @@ def quick_imports():
 # %% ../../nbs/core/08_cli.ipynb #96c953ae
 COMMANDS = {  # Command -> its module; the function `<name>_flags` of the district parses its flags
     'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.curves',
-    'rm-score':'scoring.score', 'rm-export':'scoring.export', 'rm-upload':'hub.upload',
+    'rm-score':'scoring.score', 'rm-export':'serving.export', 'rm-upload':'hub.upload',
     'rm-values':'values.values', 'rm-logprobs':'values.logprobs', 'rm-ranks':'analysis.report',
-    'rm-doctor':'doctor.doctor', 'rm-miniature':'miniature.miniature', 'rm-eval':'evals.evaluate',
-    'rm-bon':'evals.best_of_n', 'rm-generate':'evals.generate'}
+    'rm-doctor':'jobs.doctor', 'rm-miniature':'paper.miniature', 'rm-eval':'evals.evaluate',
+    'rm-bon':'evals.best_of_n', 'rm-generate':'evals.generate', 'rm-serve':'serving.serve',
+    'rm-paper':'paper.redone', 'rm-sweep':'jobs.sweep', 'rm-plan':'jobs.plan'}
 
 def command_parser(
     prog:str, # Name of a command
@@ -237,3 +238,4 @@ rm_train,rm_run,rm_batches,rm_plot = map(_script, ['rm-train', 'rm-run', 'rm-bat
 rm_score,rm_upload,rm_values,rm_logprobs = map(_script, ['rm-score', 'rm-upload', 'rm-values', 'rm-logprobs'])
 rm_ranks,rm_doctor,rm_miniature = map(_script, ['rm-ranks', 'rm-doctor', 'rm-miniature'])
 rm_export,rm_eval,rm_bon,rm_generate = map(_script, ['rm-export', 'rm-eval', 'rm-bon', 'rm-generate'])
+rm_serve,rm_paper,rm_sweep,rm_plan = map(_script, ['rm-serve', 'rm-paper', 'rm-sweep', 'rm-plan'])

@@ -9,7 +9,7 @@ __all__ = ['MINIATURE', 'DEFAULT_WEIGHT', 'Config', 'not_known', 'changed', 'sav
 import os, sys
 from pathlib import Path
 from .errors import UsageError, did_you_mean
-from .files import write_text
+from .files import read_yaml, write_text
 from .settings import METHODS, own_settings
 from .stock_settings import SECRETS, all_settings
 from .flags import refused_values, without_effect
@@ -59,6 +59,7 @@ class Config:
     def __repr__(self): return f'Config({", ".join(f"{k}={v!r}" for k,v in self.__dict__.items())})'
     def __eq__(self, other): return isinstance(other, Config) and self.__dict__ == other.__dict__
 
+# %% ../../nbs/core/07_config.ipynb #638b2b20
 def _checked_names(settings, method): # The given settings, of known names and declared types
     known = all_settings(method)
     for k in settings:
@@ -165,11 +166,6 @@ def _drop_refused(settings, path): # A run's record may be older than a refusal;
         print(f'{path}: --{k} {value} is left out: {why.why}', file=sys.stderr, flush=True)
 
 def _yaml_settings(path): # name -> value
-    import yaml
-    try: settings = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except OSError as e:
-        raise UsageError(f'{path}: cannot be read ({e.strerror}); give a config.yaml') from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UsageError(f'{path}: not YAML ({str(e).splitlines()[0]})') from None
+    settings = read_yaml(path, remedy='give a config.yaml')
     if isinstance(settings, dict) and all(isinstance(k, str) for k in settings): return settings
     raise UsageError(f'{path}: holds no settings; expected lines of the form name: value')

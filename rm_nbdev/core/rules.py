@@ -71,7 +71,7 @@ def _choice(name, choices, v): # One of a few words
     raise UsageError(f"--{name} {v}: not one of {', '.join(map(str, choices))}")
 
 # %% ../../nbs/core/06_rules.ipynb #1b2587a5
-PATHS = ('eval_dataset',)  # Lists whose texts may hold commas and spaces
+PATHS = ('eval_dataset', 'eval_suites')  # Lists whose texts may hold commas and spaces
 
 def _listed(name, kind, v): # A list of `kind`: words of a text, or of a list of texts
     texts = [*v] if isinstance(v, (list, tuple)) else [v]
@@ -158,7 +158,7 @@ RULES = dict(  # Setting -> (what it must be, the same as a test)
     eval_delay = _not_negative, ddp_timeout = _count, ddp_bucket_cap_mb = _count,
     include_num_input_tokens_seen = _counted,
     beta = _positive, weight_ratio = _not_negative, center_rewards_coefficient = _not_negative,
-    early_stopping_patience = _count, early_stopping_threshold = _not_negative,
+    early_stopping_patience = _count, eval_suites_items = _count, early_stopping_threshold = _not_negative,
     max_grad_norm = ('0 (no limit) or more', lambda v: 0 <= v < math.inf),
     warmup_ratio = _below_one, warmup_steps = _not_negative, num_train_epochs = _positive,
     max_steps = ('-1 (train by epochs) or a number of steps over 0', lambda v: v == -1 or v > 0),

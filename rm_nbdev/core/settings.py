@@ -7,7 +7,7 @@ __all__ = ['SHARED', 'METHODS', 'opt', 'ModelSettings', 'DataSettings', 'Trainin
            'BTSettings', 'GRMSettings', 'groups', 'plain', 'settings_of', 'own_settings']
 
 # %% ../../nbs/core/03_settings.ipynb #6000a42f
-import typing
+import functools, typing
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -79,6 +79,12 @@ class DataSettings:
         'by seed')
     eval_dataset: list[str]|None = opt(None, 'Pairs to evaluate on, in place of a split or of held-out '
         'rows; several are given as NAME=PATH, each with metrics of its own (eval_NAME_accuracy, ...)')
+    eval_suites: list[str]|None = opt(None, 'Benchmarks to measure at each evaluation, as --suite of rm-eval '
+        'has them: names, or files; demo needs no network. Metrics: eval_SUITE_overall, eval_SUITE_SECTION')
+    eval_suites_data: str|None = opt(None, 'Folder with copies of the benchmarks; without it they come from '
+        'the Hub')
+    eval_suites_items: int|None = opt(None, 'Use at most this many items of each subset of a benchmark, '
+        'drawn by split_seed')
     eval_fraction: float|None = opt(None, "Share of the rows to hold out; if not given, the original's for "
         'its own data sets (0.005 with the columns of Skywork, 0.01 with those of Unified-Feedback), '
         'else 5 % and at least 32 pairs')
@@ -247,6 +253,7 @@ def plain(
     "An enum member as its value"
     return v.value if hasattr(v, 'value') else v
 
+@functools.cache
 def settings_of(
     group:type, # A dataclass of settings
 )->dict:        # name -> (type, default, help)

@@ -23,9 +23,10 @@ from ..data.synthetic import make_base, make_pairs
 from ..data.token_facts import set_pad_token
 from ..data.token_store import tokenize_pairs
 from ..data.templates import TemplateSettings, load_tokenizer, run_settings
-from ..hub.upload import check_hub
+from ..hub.worker import check_hub
 from ..models.make import check_start
 from ..models.trial import try_checkpoint
+from ..scoring.formats import check_words
 from .arguments import check_arguments, training_arguments
 from .losses import check_weight, get_loss
 from .objectives import evaluation_sets, measured
@@ -84,11 +85,11 @@ class Checked:
     dataset:object = None      # Pairs in memory, used in place of `config.dataset`
     eval_dataset:object = None # The same for evaluation: one data set, or a dict of them by name
 
-def _check_loss(config): # The loss, and the metric that chooses the best step
+def _check_loss(config, suites): # The loss, and the metric that chooses the best step
     if config.method == 'bt':
         get_loss(config.loss_type)
         check_weight(config.loss_type, config.weight_ratio)
-    if config.metric_for_best_model not in (names := measured(config)):
+    if config.metric_for_best_model not in (names := [*measured(config), *suites]):
         raise UsageError(f'--metric_for_best_model {config.metric_for_best_model}: not measured; '
                          f'choose one of {", ".join(names)}')
 
@@ -133,10 +134,11 @@ def check_settings(
     config,             # `Config`
     dataset=None,       # Pairs in memory in place of `config.dataset`: `Dataset`, DataFrame, list of dicts
     eval_dataset=None,  # The same for evaluation, or a dict of them by name
+    suites=(),          # Metrics of the benchmarks of `--eval_suites`, which may choose the best step
 )->Checked:             # The settings, where to resume, and what to tell the user
     "What can be wrong without touching data or model; `UsageError` names the flag"
     config = _with_names(config, dataset, eval_dataset)
-    _check_loss(config)
+    _check_loss(config, suites)
     check_output(config)
     resume = find_resume(config)
     template = _check_template(config, resume)
@@ -239,6 +241,7 @@ def read_pairs(
     return Loaded(config, base_config, positions, tokenizer, pairs, sets, checked.resume, notes)
 
 def _check_suits(config, pairs, tokenizer, place): # `UsageError` if the loss needs more than there is
+    check_words(tokenizer, f'--base_model {config.base_model}', 'copy them beside the weights')
     loss = _loss(config)
     if loss and loss.needs_scores and 'has_scores' not in pairs.report:
         raise UsageError(f'--loss_type {config.loss_type}: the rows of {place} have no scores; use data with '
@@ -338,9 +341,10 @@ def prepare(
     config,             # `Config`
     dataset=None,       # As for `check_settings`
     eval_dataset=None,  # As for `check_settings`
+    suites=(),          # As for `check_settings`
 )->Prepared:            # Tokenized pairs, tokenizer and report
     "Check everything, then read and tokenize the data; no model is loaded"
-    return tokenize(read_pairs(check_settings(config, dataset, eval_dataset)))
+    return tokenize(read_pairs(check_settings(config, dataset, eval_dataset, suites)))
 
 # %% ../../nbs/training/09_prepare.ipynb #f127cc46
 def _rows_of_part(read, tokens): # From the report of a part: step or reason -> number of rows

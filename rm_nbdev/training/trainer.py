@@ -139,7 +139,13 @@ class PairEvaluation(EvalBatches):
         for name,part in self._parts.items():
             if not name: continue
             metrics |= {f'eval_{set_prefix(name)}{k}':v for k,v in self._metrics_of(values[part]).items()}
-        return metrics
+        return metrics | self._benchmarks()
+
+    def _benchmarks(self): # Metrics of `--eval_suites`; every process takes part
+        if self.suites is None or not self._complete: return {}
+        args,model = self.args,self.accelerator.unwrap_model(self.model)
+        return self.suites(model, everywhere=self.everywhere, rank=args.process_index,
+                           processes=args.world_size, autocast=self.accelerator.autocast)
 
     def _metrics_of(self, values): # values: (pairs, names)
         columns = torch.as_tensor(values, dtype=torch.float64).unbind(1)
@@ -150,7 +156,8 @@ class PairEvaluation(EvalBatches):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         "Metrics of the held-out pairs; the random state is as before"
-        self._parts = self.eval_parts if eval_dataset is None else {}
+        self._complete = eval_dataset is None                   # all held-out pairs, and the benchmarks
+        self._parts = self.eval_parts if self._complete else {}
         with torch.random.fork_rng(): return super().evaluate(eval_dataset, *args, **kwargs)
 
 # %% ../../nbs/training/13_trainer.ipynb #cc5564a9
@@ -326,6 +333,8 @@ class PairTrainer(PairBatches, PairLoss, StepEnd, PairEvaluation, EarlyStopping,
         args = training_arguments(config)
         eval_dataset,self.eval_parts = side_by_side(eval_dataset)
         self._parts,self.weights = self.eval_parts,pair_weights(train_dataset)
+        # the benchmarks of --eval_suites: measured at each evaluation of all held-out pairs
+        self.suites,self._complete = None,True
         most = _checked_rows(config, train_dataset, eval_dataset)
         self.collate,self.batching_note = _collator(config, args, model, tokenizer.pad_token_id, most)
         overlay = [LogOverlayCallback] if config.use_log_overlay else []
