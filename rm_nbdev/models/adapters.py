@@ -126,8 +126,21 @@ def adapter_config(
     except Exception as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from e
     if not isinstance(cfg, LoraConfig):
         raise UsageError(f'{path}: holds {cfg.peft_type} adapters; only LoRA is supported')
-    cfg.init_lora_weights,cfg.inference_mode = True,False
+    cfg.init_lora_weights,cfg.inference_mode = _drawing(cfg.init_lora_weights, path),False
     return cfg
+
+# How weights were drawn that were then subtracted from the base: the adapter belongs to what is left of it
+_FROM_BASE = ('pissa', 'olora')                            # from the base alone: the same again at every loading
+_ALSO_FROM = ('pissa_niter', 'corda', 'loftq', 'lora_ga')  # also from random numbers, data, gradients
+
+# %% ../../nbs/models/08_adapters.ipynb #dce2cd01
+def _drawing(kind, path): # How a saved adapter's weights are drawn before they are read
+    named = kind.lower() if isinstance(kind, str) else ''
+    if named.startswith(_ALSO_FROM):
+        raise UsageError(f'{path}: init_lora_weights {kind}: these adapters were made together with a changed '
+                         'base, which their files do not hold; save them for the unchanged one with peft '
+                         '(save_pretrained(…, path_initial_model_for_weight_conversion=…)), or merge them')
+    return named if named in _FROM_BASE else True
 
 def _there(model, names): # Those of the names that are modules of the model
     inside = [n for n,_ in model.named_modules()]

@@ -217,6 +217,8 @@ def load_stock(
     try: model,info = _from_pretrained(auto, base_model, attn_implementation, how)
     except Exception as e:
         why = first_line(e)
+        if why.endswith(':'): why = ' '.join(str(e).split())        # the line only says what the next ones are
+        if 'trust_remote_code' in str(e) and not trust_remote_code: why = _OWN_CODE
         if 'ignore_mismatched_sizes' in str(e):
             which = _other_shapes(auto, base_model, kwargs)
             why = f'its weights have other shapes than its config says{which}'
@@ -230,6 +232,8 @@ def load_stock(
     return model, set(info['missing_keys']), set(info['unexpected_keys'])
 
 # %% ../../nbs/models/07_bases.ipynb #c2ec5cca
+_OWN_CODE = ('its class is Python code that comes with the model, which is not run; '
+             'add --trust_remote_code True if you trust it')
 _NO_OUTPUT_LAYER = ('; a classifier or a reward model has no output layer: '
                     'give the language model that it was trained from')
 

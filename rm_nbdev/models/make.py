@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Start', 'commit_of', 'adapter_folder', 'starting_point', 'check_start', 'load_base', 'has_bf16',
-           'recompute_activations', 'mlp_of', 'make_bt', 'base_head', 'make_grm', 'make_model']
+           'recompute_activations', 'mlp_of', 'make_bt', 'base_head', 'make_grm', 'make_model', 'backbone_dtype',
+           'model_without_weights']
 
 # %% ../../nbs/models/12_make.ipynb #91f1b2ef
 import copy, re
@@ -271,10 +272,11 @@ def make_bt(
     config,       # `Config`
     pad_id:int,   # Pad token id, recorded in the model's config
     dtype,        # Of the backbone
+    load=_base,   # Gives the stock model and sentences about it
 )->RewardModel:   # Ready to train
     "The sequence classifier that the settings describe"
     start = starting_point(config)
-    model,notes = _base(config, start, dtype)
+    model,notes = load(config, start, dtype)
     model.config.pad_token_id = pad_id
     _save_memory(config, model)
     if config.kind == 'lora': model = _with_lora(config, start, model)
@@ -314,10 +316,11 @@ def make_grm(
     config,     # `Config`
     pad_id:int, # Pad token id, recorded in the model's config
     dtype,      # Of the backbone
+    load=_base, # Gives the stock model and sentences about it
 )->GRM:         # Ready to train
     "The causal LM with a value head that the settings describe"
     start = starting_point(config)
-    lm,notes = _base(config, start, dtype)
+    lm,notes = load(config, start, dtype)
     lm.config.pad_token_id = pad_id
     output = lm.get_output_embeddings().weight                                 # (vocabulary, hidden)
     head = ValueHead(output.shape[1], config.layer_type, config.num_layers, config.num_neurons, config.seed)
@@ -339,6 +342,27 @@ def make_model(
     pad_id:int,    # Pad token id, recorded in the model's config
 )->RewardModel:    # Ready to train
     "The reward model that the settings describe"
-    half = config.bf16 and has_bf16(config.use_cpu) and config.kind != 'full'
     make = dict(bt=make_bt, grm=make_grm)[config.method]
-    return make(config, pad_id, torch.bfloat16 if half else torch.float32)
+    return make(config, pad_id, backbone_dtype(config))
+
+def backbone_dtype(
+    config, # `Config`
+):          # A dtype of torch
+    "Precision of the backbone's weights on this machine"
+    half = config.bf16 and has_bf16(config.use_cpu) and config.kind != 'full'
+    return torch.bfloat16 if half else torch.float32
+
+def model_without_weights(
+    config,        # `Config`; its base is a folder or a Hub id
+    layers=None,   # Number of layers; None: as in the base
+)->RewardModel:    # On the meta device: it has shapes, and takes no memory
+    "The reward model that the settings describe, to be counted before it is loaded"
+    base_config = copy.deepcopy(check_start(config)[1])
+    if config.method == 'bt': base_config.num_labels = 1
+    if layers:
+        text = base_config.get_text_config()
+        text.num_hidden_layers = layers
+        if getattr(text, 'layer_types', None): text.layer_types = text.layer_types[:layers]
+    def load(config, start, dtype): return _skeleton(config, base_config).to(dtype), []
+    make = dict(bt=make_bt, grm=make_grm)[config.method]
+    with torch.device('meta'): return make(config, 0, backbone_dtype(config), load)

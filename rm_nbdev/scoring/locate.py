@@ -6,7 +6,7 @@
 __all__ = ['MINIATURE', 'find_checkpoint', 'find_base']
 
 # %% ../../nbs/scoring/02_locate.ipynb #7129d991
-import os, re
+import glob, os, re
 from contextlib import suppress
 from pathlib import Path
 import httpx2
@@ -16,6 +16,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 from ..core.errors import UsageError, first_line
 from ..core.files import LOADABLE, NOT_LOADABLE, best_step, checkpoint_steps, holds_model, read_json
 from ..data.synthetic import make_base
+from ..hub.changes import MANIFEST
 
 # %% ../../nbs/scoring/02_locate.ipynb #2ff1c699
 def _of_run(run, word): # The checkpoint folder that the part after the @ means in a run
@@ -63,13 +64,27 @@ def _hangs(id, revision, timeout=20): # A Hub that never answers, for which the 
     except Exception: pass                                         # met again, and reported, by the download
     return False
 
+_EXTRA = ['*.py', 'additional_chat_templates/*']  # Code, run only if that is allowed; templates by name
+
+# %% ../../nbs/scoring/02_locate.ipynb #373426f0
+def _of_the_kit(id, how): # The files that this kit put into a repository, as patterns; []: there is no list
+    try: folder = Path(snapshot_download(id, allow_patterns=[MANIFEST], **how))
+    except IncompleteSnapshotError: return []                    # a cache that another program filled
+    files = read_json(folder/MANIFEST).get('files')
+    return [glob.escape(o) for o in files if isinstance(o, str)] if isinstance(files, list) else []
+
 def _from_hub(id, revision, cache_dir=None): # The folder of a repository's files
     how = dict(revision=revision, cache_dir=cache_dir, local_files_only=_hangs(id, revision))
     try:
-        folder = Path(snapshot_download(id, allow_patterns=[*LOADABLE], ignore_patterns=[*NOT_LOADABLE],
-                                        **how))
+        if listed := _of_the_kit(id, how):
+            folder = Path(snapshot_download(id, allow_patterns=listed, **how))
+            if holds_model(folder): return folder                # else others have replaced the kit's files since
+        skipped = [*NOT_LOADABLE, *_EXTRA]
+        folder = Path(snapshot_download(id, allow_patterns=[*LOADABLE], ignore_patterns=skipped, **how))
         if 'base_adapter' in read_json(folder/'reward_model.json'):     # which was merged before the training
             snapshot_download(id, allow_patterns=['base_adapter/*'], **how)
+        # a cache that another program filled need not have what only some of the models use
+        with suppress(IncompleteSnapshotError): snapshot_download(id, allow_patterns=_EXTRA, **how)
         return folder
     except (HfHubHTTPError, IncompleteSnapshotError, OfflineModeIsEnabled, httpx2.HTTPError,
             OSError, ValueError) as e:
