@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['vocabulary', 'candidates', 'check_answer', 'render_answers', 'Suffixes', 'AnswerSet', 'group_suffixes',
-           'AnswerEncoder']
+           'AnswerEncoder', 'TokenEncoder', 'own_ids']
 
 # %% ../../nbs/values/02_candidates.ipynb #846d5d3f
+from collections import Counter
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from transformers import PreTrainedTokenizerBase
@@ -98,6 +99,16 @@ class Suffixes:
         for r,(which,row) in zip(rewards, self.where): out[which] = r[row]
         return out
 
+    def first(self)->np.ndarray: # int64; (candidates,)
+        "For each candidate, the number of the first one with the same token ids"
+        out = np.empty(self.size, np.int64)
+        for which,row in self.where:
+            which,row = which.numpy(),row.numpy()
+            of_row = np.full(row.max()+1, self.size)
+            np.minimum.at(of_row, row, which)
+            out[which] = of_row[row]
+        return out
+
 @dataclass
 class AnswerSet:
     "One prompt with all of its answers, as token ids"
@@ -179,3 +190,52 @@ class AnswerEncoder:
         common,suffixes = self.shared[1]
         bos,wanted = self.tokenizer.bos_token_id,adds_bos(self.tokenizer)
         return AnswerSet(one_bos(raw_ids(self.tokenizer, [head])[0], bos, wanted) + common, suffixes)
+
+# %% ../../nbs/values/02_candidates.ipynb #72cea6d4
+def _plain_tokens(tokenizer, most=64): # Some ids of plain lower-case words, evenly from the vocabulary
+    found = [(i,t) for t,i in sorted(tokenizer.get_vocab().items(), key=lambda o: o[1])]
+    words = [(i,w) for i,w in zip([i for i,_ in found], tokenizer.batch_decode([[i] for i,_ in found]))
+             if w.isascii() and w.isalpha() and w.islower()]
+    return [words[k] for k in np.unique(np.linspace(0, len(words)-1, most).astype(int))] if words else []
+
+def _around(tokenizer, prompt, answer, plain): # The ids before and after an answer; `UsageError` if they vary
+    texts = render_answers(tokenizer, prompt, [answer.replace('{}', w) for _,w in plain])
+    ids = encode_texts(tokenizer, texts)
+    def ends(own, token): # Around its last occurrence
+        i = len(own)-1-own[::-1].index(token)
+        return tuple(own[:i]),tuple(own[i+1:])
+    found = Counter(ends(own, i) for own,(i,_) in zip(ids, plain) if i in own)
+    if found and found.most_common(1)[0][1] > 1: return map(list, found.most_common(1)[0][0])
+    raise UsageError(f'--candidates ids: no plain word stays one token in an answer to {prompt!r:.80} '
+                     f'(--answer {answer!r}), so where a token belongs is unknown; use --candidates tokens')
+
+# %% ../../nbs/values/02_candidates.ipynb #3de69d7b
+class TokenEncoder:
+    "Like `AnswerEncoder`, but appends the candidates' own tokens instead of their texts"
+    def __init__(self,
+        tokenizer,          # Tokenizer with a chat template
+        ids:list,           # Token ids of each candidate
+        answer:str='{}',    # How a candidate becomes an answer
+    ):
+        self.tokenizer,self.ids,self.answer,self.plain = tokenizer,ids,answer,_plain_tokens(tokenizer)
+
+    def encode(self,
+        prompt:str,  # The question
+    )->AnswerSet:    # `UsageError` if the place of a token is unknown
+        "The conversations of one prompt with every candidate"
+        before,after = _around(self.tokenizer, prompt, self.answer, self.plain)
+        return AnswerSet(before, group_suffixes([[*own, *after] for own in self.ids]))
+
+    @property
+    def answers(self): # Texts, which are asked for only where conversations must be cut
+        raise UsageError('--candidates ids: a prompt with its answer is longer than the --max_length of the '
+                         'model, and ids cannot be cut as training cuts texts; shorten the prompt')
+
+def own_ids(
+    tokenizer,          # Tokenizer
+    table:pd.DataFrame, # From `candidates`
+)->list[list[int]]:     # Of each candidate: its token, or those of a word of several
+    "The tokens that `TokenEncoder` appends"
+    words = raw_ids(tokenizer, [str(n) for n in table.token_name[table.token_id.isna()]])
+    rest = iter(words)
+    return [next(rest) if pd.isna(i) else [int(i)] for i in table.token_id]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'NAME', 'TOKENS', 'prompt_part', 'shared_prefix_attention', 'PrefixCache', 'shared_prefix_rewards',
-           'merged', 'full_sequences', 'search', 'answer_rewards']
+           'merged', 'full_sequences', 'check_rows', 'search', 'answer_rewards']
 
 # %% ../../nbs/values/03_search.ipynb #9c4c8441
 import contextlib
@@ -18,7 +18,7 @@ from ..models.packing import Layout, visible
 from ..models.attention import ReadRows, decoder_layers, exact, packed_attention
 from ..models.attention import attention_configs, attention_named
 from ..models.backbones import steady_length
-from ..scoring.rewards import RewardFunction, conversation_ids, group_rewards, position_limit
+from ..scoring.rewards import RewardFunction, conversation_ids, group_rewards, position_limit, too_long
 from .candidates import AnswerEncoder, AnswerSet
 
 # %% ../../nbs/values/03_search.ipynb #5700d412
@@ -231,6 +231,15 @@ def _can_share(rm, answers): # Whether the model can compute the prompt once
     n = steady_length(rm.model.config)
     return bool(answers.prefix) and rm.model.packs and (n is None or answers.longest <= n)
 
+def check_rows(
+    rm:RewardFunction,  # A reward model
+    answers:AnswerSet,  # A prompt and its answers
+    name:str,           # Of the prompt, for the message
+):
+    "`UsageError` if the tokenizer has tokens that the model does not have"
+    highest = max([*answers.prefix, *(int(ids.max()) for ids in answers.suffixes.ids)])
+    if why := too_long(rm.model, [highest]): raise UsageError(f'{name}: the prompt with its answers {why}')
+
 def _cut_sequences(rm, encoder, prompt): # As training would cut each conversation
     chats = [[dict(role='user', content=prompt), dict(role='assistant', content=a)] for a in encoder.answers]
     return conversation_ids(chats, rm.tokenizer, rm.max_length, rm.overlong)
@@ -245,6 +254,7 @@ def search(
 )->torch.Tensor:              # Rewards by candidate, on the CPU; (candidates,)
     "Rewards of all answers to a question; `UsageError` if the base cannot read them"
     answers = encoder.encode(prompt) if answers is None else answers
+    check_rows(rm, answers, f'{prompt!r:.60}')
     is_cut = rm.max_length and answers.longest > rm.max_length
     sequences = _cut_sequences(rm, encoder, prompt) if is_cut else None
     longest,limit = max(map(len, sequences)) if is_cut else answers.longest,position_limit(rm.model)
