@@ -1,10 +1,10 @@
 """How fast the responses of a benchmark are scored, against a stock loop over padded batches
 
-    python benchmarks/suites.py            # about two minutes on 2 cores; writes results/suites.csv and .md
+    python benchmarks/suites.py            # about four minutes on 2 cores; writes results/suites.csv and .md
     python benchmarks/suites.py --quick    # only a trial
 
 An item is a prompt of 200 tokens with 4 responses of 100 tokens; once all lengths are equal, once they vary as in real
-suites. The stock loop is transformers and peft as they come: whole conversations in the order of the items, 8 in a batch,
+suites, on a tiny model (2 layers of 64, as the miniature's) and on a small one (4 layers of 256). The stock loop is transformers and peft as they come: whole conversations in the order of the items, 8 in a batch,
 padded to the longest of the batch, with an attention mask. Variants take turns; a ratio is computed within a round.
 Rewards are compared first.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
 from transformers import LlamaConfig
+from rm_nbdev.evals.score import rewards_of
 from rm_nbdev.models.packing import pad_sequences
-from rm_nbdev.scoring.rewards import group_rewards
+from rm_nbdev.scoring.rewards import RewardFunction
 from rm_nbdev.values.search import merged
 import contestants
 from bench import HERE, machine, number
@@ -24,7 +25,9 @@ from workload import OnDevice
 VOCAB,BATCH = 8192,8
 PLAIN = f'stock loop, batches of {BATCH}'
 
-def make(hidden=256, layers=4):
+SIZES = {'tiny (2 layers of 64)':(64, 2, 64), 'small (4 layers of 256)':(256, 4, 24)} # hidden, layers, items
+
+def make(hidden, layers):
     "A reward model with adapters, as trained"
     stock = LlamaConfig(vocab_size=VOCAB, hidden_size=hidden, intermediate_size=8*hidden//3, num_hidden_layers=layers,
                         num_attention_heads=hidden//32, max_position_embeddings=2048, pad_token_id=0)
@@ -48,13 +51,13 @@ def plain(model, groups):
         out.append(model.model(**pad_sequences(seqs[i:i+BATCH], 0)).logits[:,0])
     return torch.cat(out).float()
 
+def apart(model, groups):
+    "The kit with the adapters beside the base, as below float32"
+    return torch.from_numpy(rewards_of(RewardFunction(model, None), groups))
+
 def kit(model, groups):
     "As rm-eval scores a suite"
-    with merged(model): return torch.cat(group_rewards(model, groups, 8192))
-
-def apart(model, groups):
-    "The same with the adapters beside the base, as below float32"
-    return torch.cat(group_rewards(model, groups, 8192))
+    with merged(model): return apart(model, groups)
 
 VARIANTS = {PLAIN:plain, 'kit: adapters apart':apart, 'kit: rm-eval':kit}
 
@@ -71,13 +74,15 @@ def main():
     a = p.parse_args()
     head,worst,out,began = f'{machine()}; load {os.getloadavg()[0]:.1f}',0.,{},time.perf_counter()
     print(f'{head}\n\n{head_of("responses")}')
-    model = make()
-    for name,varied in (('prompts of 200 tokens, 4 responses of 100', False), ('the same on average, lengths vary', True)):
-        out[name],w = measure(name, model, items(8 if a.quick else 32, varied), 2 if a.quick else 7)
-        worst = max(worst, w)
+    for size,(hidden,layers,n) in SIZES.items():
+        model = make(hidden, layers)
+        for lengths,varied in (('prompts of 200 tokens, 4 responses of 100', False), ('lengths vary', True)):
+            name = f'{size}, {lengths}'
+            out[name],w = measure(name, model, items(8 if a.quick else n, varied), 2 if a.quick else 5)
+            worst = max(worst, w)
     folder = a.output or (Path(tempfile.mkdtemp(prefix='bench-')) if a.quick else HERE/'results')
     file = save(head, out, worst, folder, 'suites', 'responses')
-    ratios = ' and '.join(f"{number(rows[-1]['ratio'])}x" for rows in out.values())
+    ratios = ', '.join(f"{number(rows[-1]['ratio'])}x" for rows in out.values())
     print(f'\nrewards of all variants within {worst:.0e}; rm-eval {ratios} as fast as the stock loop; '
           f'{time.perf_counter()-began:.0f} s -> {file}')
 

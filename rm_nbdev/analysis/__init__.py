@@ -22,10 +22,51 @@ _TABLES = ('scores as CSV or parquet: tidy (token_decoded, reward, step, prompt)
            'tables. Each table is one model, named by its file or by its column model')
 _LEXICON = ("words by category: Category,token_decoded; category,word; or DicTerm with X marks (also .dicx); "
             "'demo' is the lexicon that ships with the package")
-_REPORT = ('also write movers, gaps, agreement over the steps, extremes and tests of families, with figures, '
-           'into this folder')
+_GROUP = ("runs of one setting, such as seeds: a column of the tables, a setting of the runs "
+          "(learning_rate), names with * ('qwen-*' 'llama-*'), or a regular expression ('-s[0-9]+$' is cut "
+          'off the names); also writes the mean of each group and an interval over its runs, STEM-groups.csv '
+          'beside --output; tests take a group as one model')
+_REPORT = ('also write movers, gaps, agreement over the steps and between models, extremes and tests of '
+           'families, with figures, into this folder: a new one, or that of an earlier report')
 
 # %% ../../nbs/analysis/00_commands.ipynb #aec4ee42
+def _which_flags(p): # What is ranked
+    p.add_argument('--lexicon', metavar='FILE', nargs='+', action='extend', default=[], help=_LEXICON)
+    p.add_argument('--collapse', action='store_true',
+                   help='merge the categories NAME_Virtue and NAME_Vice into NAME')
+    p.add_argument('--match', choices=('normalized', 'exact'), default='normalized',
+                   help='compare words and tokens without case and white space (Figures 1, 4 and 5 of the '
+                        'paper), or as they are written (Figure 2)')
+    p.add_argument('--candidates', choices=('tokens', 'answers', 'ids'),
+                   help='rank each token; each different answer once, where several tokens are one after a '
+                        'template trims; or each token id that rm-values appended itself (default: what '
+                        'rm-values was asked for, else tokens)')
+    p.add_argument('--variants', choices=('separate', 'average'), default='separate',
+                   help="rank each token, or average the rewards of a word's tokens first")
+    p.add_argument('--vocabulary', metavar='FILE',
+                   help='rank only the tokens of this list: one per line, or CSV with a column token_decoded')
+    p.add_argument('--shared', action='store_true', help='rank only the tokens that all models have')
+    p.add_argument('--prompts', metavar='KEY', nargs='+', action='extend',
+                   help='only these prompts: keys, or YAML files of prompts, which also say what their '
+                        'prompts ask for (default: all)')
+
+def _report_flags(p): # What else is written
+    p.add_argument('--report', metavar='DIR', help=_REPORT)
+    p.add_argument('--tests', choices=('models', 'paper'), default='models',
+                   help='unit of the tests of two families in a report: models, or prompts as in the paper')
+    p.add_argument('--group', metavar='BY', nargs='+', help=_GROUP)
+    p.add_argument('--words', metavar='FILE',
+                   help='a table of words with numbers, such as word,frequency,sentiment: the report '
+                        'regresses rewards on them')
+
+# %% ../../nbs/analysis/00_commands.ipynb #985e8a61
+def _joined(argv): # `--group -s1`: a pattern that begins with a dash is no flag
+    out = []
+    for word in argv:
+        is_pattern = out and out[-1] == '--group' and word.startswith('-') and not word.startswith('--')
+        out = [*out[:-1], f'--group={word}'] if is_pattern else [*out, word]
+    return out
+
 def ranks_flags(
     argv:list[str], # Words after rm-ranks
 ):                  # Namespace of flags; `UsageError` for a flag or value that is not known
@@ -33,27 +74,13 @@ def ranks_flags(
     p = make_parser('rm-ranks', 'TABLE... [flags]', _ABOUT, _EXAMPLES,
                     'columns: model, step, prompt, category, n, median_rank')
     p.add_argument('tables', metavar='TABLE', nargs='+', help=_TABLES)
-    p.add_argument('--lexicon', metavar='FILE', nargs='+', action='extend', default=[], help=_LEXICON)
     p.add_argument('--output', metavar='FILE', default='ranks.csv',
                    help='.csv, .parquet, or - for standard output')
-    p.add_argument('--collapse', action='store_true',
-                   help='merge the categories NAME_Virtue and NAME_Vice into NAME')
-    p.add_argument('--match', choices=('normalized', 'exact'), default='normalized',
-                   help='compare words and tokens without case and white space (Figures 1, 4 and 5 of the '
-                        'paper), or as they are written (Figure 2)')
-    p.add_argument('--variants', choices=('separate', 'average'), default='separate',
-                   help="rank each token, or average the rewards of a word's tokens first")
-    p.add_argument('--vocabulary', metavar='FILE',
-                   help='rank only the tokens of this list: one per line, or CSV with a column token_decoded')
-    p.add_argument('--shared', action='store_true', help='rank only the tokens that all models have')
-    p.add_argument('--prompts', metavar='KEY', nargs='+', action='extend',
-                   help='only these prompts (default: all)')
-    p.add_argument('--report', metavar='DIR', help=_REPORT)
-    p.add_argument('--tests', choices=('models', 'paper'), default='models',
-                   help='unit of the tests of two families in a report: models, or prompts as in the paper')
+    _which_flags(p)
+    _report_flags(p)
     usage_error = p.error
     def _error(message): # `--lexicon demo TABLE` takes TABLE for a second lexicon
         if 'TABLE' in message: message += '; put the tables first: rm-ranks TABLE… --lexicon FILE…'
         usage_error(message)
     p.error = _error
-    return p.parse_args(argv)
+    return p.parse_args(_joined(argv))

@@ -4,29 +4,32 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'FORMS', 'RANK_FORMS', 'IDS', 'ENDINGS', 'COPIES', 'REPORTS', 'Form', 'step_of', 'form_of', 'Table',
-           'open_table', 'batches', 'to_ints', 'bad_cell', 'table_names', 'is_run', 'say_once', 'difference',
-           'find_tables']
+           'open_table', 'placed_batches', 'batches', 'to_ints', 'bad_cell', 'store_tables', 'table_names', 'is_run',
+           'say_once', 'difference', 'find_tables']
 
 # %% ../../nbs/analysis/01_table_files.ipynb #062ad5e4
 import csv, re, sys, zlib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-import numpy as np
-import pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
+import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from ..core.errors import UsageError, first_line
-from ..core.files import sha256, shortest_ends
-from ..core.csv_text import (
-    BATCH, DICT, MISSING, BadCell, CsvForm, csv_batches, csv_form, is_note, to_floats, to_texts)
+from ..core.files import read_json, sha256, shortest_ends
+from ..core.own_folders import MADE
+from rm_nbdev.core.csv_text import (
+    BATCH, DICT, MISSING, BadCell, CsvForm, csv_batches, csv_form, is_note, to_floats,
+    to_texts)
 from ..values.stimuli import PROMPTS
+from ..values.store import Store, find_stores
+from ..values.rows import STORED, stored_batches, stored_forms
 
 # %% ../../nbs/analysis/01_table_files.ipynb #a134174b
 ROLES = dict( # Role of a column -> the names it may have
     model=('model', 'model_id'), step=('step', 'checkpoint'), prompt=('prompt',),
     token_id=('token_id',), token_name=('token_name',),
     token_decoded=('token_decoded', 'response', 'word', 'token'),
-    reward=('reward', 'score'), category=('category',), n=('n',),
-    median_rank=('median_rank', 'sum_value'), base=('base', 'base_model'))
+    reward=('reward', 'score'), answer_id=('answer_id',), category=('category',), n=('n',),
+    median_rank=('median_rank', 'sum_value'), base=('base', 'base_model'), asks=('asks',))
 FORMS = ('token_decoded with reward (and step, prompt) | token_decoded with step-0 … step-N | '
          'token_decoded (or response) with one column per prompt')
 RANK_FORMS = 'model,step,prompt,category,n,median_rank | model_id,Category,checkpoint,base_model,sum_value'
@@ -95,14 +98,16 @@ def _is_parquet(path): return path.suffix.lower() in ('.parquet', '.pq')
 
 @dataclass
 class Table:
-    "A file, its columns and the form that they make"
-    path:Path             # The file
+    "A file, or a store of rewards, its columns and the form that they make"
+    path:Path             # The file; of a store the folder
     names:list            # Columns in order
     form:Form             # What they hold
-    csv:CsvForm|None=None # How a CSV file is written; None for parquet
+    csv:CsvForm|None=None # How a CSV file is written; None for others
+    store:Store|None=None # What rm-values scored, by prompt and step; None for a file
+    keys:tuple=()         # Prompts of the store that this table holds
 
     @property
-    def parquet(self): return _is_parquet(self.path)
+    def parquet(self): return self.store is None and _is_parquet(self.path)
 
 # %% ../../nbs/analysis/01_table_files.ipynb #72583cee
 _NOT_UTF8 = 'is not UTF-8 text; save it as CSV in UTF-8, or as parquet'
@@ -137,42 +142,68 @@ def open_table(
 def _repetitive(table): # Positions of columns with few different texts
     return {table.form.roles.get(role) for role in ('model', 'prompt', 'category', 'base')}
 
-def _csv_batches(table, columns): # Yields record batches of text columns
-    return csv_batches(table.path, table.csv, columns, _repetitive(table))
-
 # %% ../../nbs/analysis/01_table_files.ipynb #342f7c87
-def _row_groups(meta): # Numbers of row groups, collected into lists of at most `BATCH` rows
-    out,n = [],0
+def _row_groups(meta, wanted=None): # (rows before, row groups), groups collected to at most `BATCH` rows
+    out,row,n = [],0,0
     for i in range(meta.num_row_groups):
         rows = meta.row_group(i).num_rows
-        if not out or n + rows > BATCH: out,n = out + [[]],0
-        out[-1].append(i)
-        n += rows
+        if wanted is None or wanted(meta.row_group(i)):
+            if not out or n + rows > BATCH or out[-1][1][-1] != i-1: out,n = out + [(row, [])],0
+            out[-1][1].append(i)
+            n += rows
+        row += rows
     return out
 
-def _parquet_batches(table, columns): # Yields record batches with the types that the file has
-    names = [table.names[i] for i in columns]
-    repetitive = [table.names[i] for i in _repetitive(table) & set(columns)]
-    new_names = [str(i) for i in columns]
+def _may_hold(position, prompts): # Of a row group: may one of these prompts be in it, by its statistics?
+    def _wanted(group):
+        own = group.column(position).statistics
+        return own is None or not own.has_min_max or any(own.min <= p <= own.max for p in prompts)
+    return _wanted
+
+def _parquet_batches(table, columns, prompts): # Yields (rows before, record batch) with the file's types
+    names,types = [table.names[i] for i in columns],pq.read_schema(table.path).types
+    texts = _repetitive(table) | {table.form.roles.get(role) for role in ('token_name', 'token_decoded')}
+    repeated = [table.names[i] for i in texts & set(columns) if not pa.types.is_nested(types[i])]
+    new_names,position = [str(i) for i in columns],table.form.roles.get('prompt')
+    wanted = None if prompts is None or position is None else _may_hold(position, prompts)
     # pre_buffer would hold the whole file in memory
-    with pq.ParquetFile(table.path, read_dictionary=repetitive, buffer_size=2**20, pre_buffer=False) as f:
-        for groups in _row_groups(f.metadata):
+    with pq.ParquetFile(table.path, read_dictionary=repeated, buffer_size=2**20, pre_buffer=False) as f:
+        if len(f.metadata.schema) != len(table.names): wanted = None  # nested columns count more than once
+        for row,groups in _row_groups(f.metadata, wanted):
             for batch in f.iter_batches(BATCH, groups, names, use_threads=False):
-                yield batch.select(names).rename_columns(new_names)
+                yield row,batch.select(names).rename_columns(new_names)
+                row += len(batch)
 
 # %% ../../nbs/analysis/01_table_files.ipynb #e5f3cf61
-def batches(
+def placed_batches(
     table:Table,     # From `open_table`
     columns:list,    # Positions of the columns that are needed
-):  # Yields record batches, their columns named by position ('0', '3'); `UsageError` for a damaged file
+    prompts=None,    # Keys of prompts; batches that have none of them may be left out. None: all
+):  # Yields (rows before it, record batch), columns named by position ('0', '3'); `UsageError` if damaged
+    "The rows of a table, a batch at a time, and where they are"
+    if table.store is not None: yield from _store_batches(table, columns, prompts)
+    elif table.parquet: yield from _readable(table, _parquet_batches(table, columns, prompts))
+    else:
+        row = 0
+        for batch in _readable(table, csv_batches(table.path, table.csv, columns, _repetitive(table))):
+            yield row,batch
+            row += len(batch)
+
+def batches(
+    table:Table,     # As for `placed_batches`
+    columns:list,    # As there
+):  # Yields record batches as there
     "The rows of a table, a batch at a time"
-    try: yield from (_parquet_batches if table.parquet else _csv_batches)(table, columns)
+    for _,batch in placed_batches(table, columns): yield batch
+
+def _readable(table, found): # The same; `UsageError` where the file is damaged
+    try: yield from found
     except (pa.ArrowException, EOFError, OSError, zlib.error) as e:
         if 'invalid UTF8' in str(e):
             raise UsageError(f'{table.path}: {_NOT_UTF8}') from None
         raise UsageError(f'{table.path}: cannot be read to its end ({first_line(e)}); {_DAMAGED}') from None
 
-# %% ../../nbs/analysis/01_table_files.ipynb #a4cadaf5
+# %% ../../nbs/analysis/01_table_files.ipynb #b4cadaf5
 def to_ints(
     column:pa.Array, # Whole numbers, or texts such as 8, 8.0, step-8; shape (n,)
 )->pa.Array:         # int64, shape (n,), null for missing values. `BadCell` for other text
@@ -201,14 +232,27 @@ def bad_cell(
     return UsageError(f'{where}: {cell.text!r} is not {is_not}; '
                       f'fix the cell, or remove the column if it does not hold {holds}')
 
+# %% ../../nbs/analysis/01_table_files.ipynb #a4cadaf5
+def _store_batches(table, columns, prompts): # Yields (rows before, record batch), one batch a prompt
+    steps = table.form.values
+    asked = {str(i): steps[i][0] if i in steps else table.names[i] for i in columns}
+    yield from stored_batches(table.store, table.keys, asked, prompts)
+
+def store_tables(
+    store:Store,   # From `find_stores`
+)->list[Table]:    # One; more if some prompts have other steps than the rest
+    "A store as tables that are wide by step"
+    forms = [([*STORED, *(f'step-{s}' for s in steps)], keys) for steps,keys in stored_forms(store)]
+    return [Table(store.folder, names, form_of(names), store=store, keys=keys) for names,keys in forms]
+
 # %% ../../nbs/analysis/01_table_files.ipynb #db2bc56b
 COPIES = ('values_wide',)  # Hold the same as `values` in the same folder
-# Written by rm-ranks
 REPORTS = ('movers.csv', 'gaps.csv', 'base_gaps.csv', 'ties.csv', 'agreement.csv', 'extremes.csv')
 
 def _bare(path): # A file's name without its format
-    endings = (*ENDINGS[::-1], path.suffix, '')
-    return next(path.name[:-len(e)] for e in endings if path.name.lower().endswith(e.lower()))
+    if path.is_dir(): return path.name                                # a store: model-0.5B has no format
+    ending = next((e for e in ENDINGS[::-1] if path.name.lower().endswith(e)), path.suffix)
+    return path.name[:len(path.name)-len(ending)]
 
 def _name_parts(path): # Folders and name of a model, from the top; a run stands for its values
     path = path.resolve()
@@ -237,8 +281,9 @@ def is_run(
     return any((folder/f).is_file() for f in ('metrics.jsonl', 'manifest.json'))
 
 def _candidates(folder, leave): # Files of a folder that may be tables
+    made = {*REPORTS, *(read_json(folder/MADE).get('files') or ())}
     def _may_be(p):
-        named = p.name.lower().endswith(ENDINGS) and p.name[0] not in '.~' and p.name not in REPORTS
+        named = p.name.lower().endswith(ENDINGS) and p.name[0] not in '.~' and p.name not in made
         return named and p.is_file() and p.resolve() not in leave
     files = [p for p in sorted(folder.iterdir()) if _may_be(p)]
     has_values = 'values' in {_bare(p) for p in files}
@@ -323,13 +368,17 @@ def _different_files(tables): # Without repeated files whose column names their 
     return out
 
 # %% ../../nbs/analysis/01_table_files.ipynb #a0768d6c
+def _of_run(run, kinds): # The values of a run, or of several models; none if there are none
+    stored = [t for store in find_stores(run) for t in store_tables(store)] if 'scores' in kinds else []
+    return stored or ([open_table(v)] if (v := _values_table(run)) else [])
+
 def _in_folder(folder, kinds, leave): # Tables of a folder
-    if one := _values_table(folder): return [open_table(one)]
+    if own := _of_run(folder, kinds): return own
     tables = [open_table(p) for p in _candidates(folder, leave)]
     found = [t for t in tables if t.form.kind in kinds and (t.form.kind != 'scores' or _has_numbers(t))]
     if found: return _different_files(_one_format(found))
     runs = [d for d in sorted(folder.iterdir()) if d.is_dir() and (d/'values').is_dir()]
-    if values := [v for run in runs if (v := _values_table(run))]: return [open_table(v) for v in values]
+    if of_runs := [t for run in runs for t in _of_run(run, kinds)]: return of_runs
     if is_run(folder):
         raise UsageError(f'{folder}: is a run without values; compute them first with rm-values')
     kind = lambda t: 'other' if t.form.kind == 'scores' else t.form.kind
@@ -348,4 +397,4 @@ def find_tables(
         raise UsageError('no table given; pass files of scores (CSV, parquet), or folders that contain them')
     leave = {Path(p).resolve() for p in leave}
     found = [t for p in paths for t in (_in_folder(p, kinds, leave) if p.is_dir() else [open_table(p)])]
-    return list({t.path.resolve():t for t in found}.values())
+    return list({(t.path.resolve(), t.keys): t for t in found}.values())

@@ -9,18 +9,18 @@ __all__ = ['MARKERS', 'SCALES', 'FEW', 'Families', 'read_families', 'family_of',
 
 # %% ../../nbs/plots/02_values.ipynb #05c7efa4
 import math, os, re
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib import font_manager
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..core.errors import UsageError, check_columns, first_line
-from ..core.files import read_json, shipped_file
+from ..core.errors import UsageError, check_columns
+from ..core.files import read_json, read_yaml, shipped_file
 from .curves import COLORS, GREY, Picture, log2_steps
 
 # %% ../../nbs/plots/02_values.ipynb #06db54ee
@@ -40,13 +40,7 @@ def read_families(
     if isinstance(where, Families): return where
     if isinstance(where, dict): return Families(where)
     path = Path(where if where is not None else shipped_file('plots/families.yaml')).expanduser()
-    try: found = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
-    except OSError as e:
-        raise UsageError(f'families {path}: cannot be read ({e.strerror}); '
-                         'give a YAML file, or leave it out for the shipped one') from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        says = f'not YAML ({first_line(e)}); write lines such as {_LINE}'
-        raise UsageError(f'families {path}: {says}') from None
+    found = read_yaml(path, f'families {path}', f'write lines such as {_LINE}')
     if not isinstance(found, dict) or not found:
         raise UsageError(f'families {path}: holds no families; write lines such as {_LINE}')
     return Families({str(name):_family(path, name, entry) for name,entry in found.items()})
@@ -92,22 +86,38 @@ def base_family(
     return family_of(str(base).rstrip('/').rpartition('/')[2], Families(families)) or by_type
 
 # %% ../../nbs/plots/02_values.ipynb #18a899ec
-def _recorded_base(table): # (name, type) of the base of the run that a table is in; None if it is in none
-    for run in Path(table).resolve().parents[:3]:
+def _base_family(base, kind=''): # The kit's own small base is in none
+    return (lambda families: None) if base == 'miniature' else partial(base_family, base, kind)
+
+def _recorded_family(table): # Function: families -> family of a table's or folder's model; None if unknown
+    path = Path(table).resolve()
+    folders = [path, *path.parents] if path.is_dir() else list(path.parents)
+    for run in folders[:3]:
         base = read_json(run/'manifest.json').get('base_model')
         if not base: continue
         found = sorted(run.glob('checkpoint-*/reward_model.json'))[:1]
-        return base, read_json(found[0]).get('model_type', '') if found else ''
+        return _base_family(base, read_json(found[0]).get('model_type', '') if found else '')
+    beside = read_json(folders[0]/'values.json')
+    base,kind = (str(beside.get(k) or '') for k in ('base_model', 'model_type'))
+    if base: return _base_family(base, kind)
+    if kind: return partial(_stock_family, str(beside.get('model') or folders[0].name), kind)
+
+def _stock_family(name, kind, families): # A model's own name is its owner's word; its config says what it is
+    by_name = base_family(name, '', families)
+    if by_name and not read_families(families)[by_name].get('types'): return by_name
+    return base_family('', kind, families) or by_name
 
 def recorded_families(
     models:dict,          # Name of a model -> its table
     families=None,        # As `read_families` takes them
+    bases=(),             # Name of a model -> its base, where a column of its table names it; {} or () for none
 )->Families:              # The same families, which also know the models of runs
     "Families of the models whose base is on record; the kit's own small base is in none"
     families = read_families(families)
-    bases = {model:base for model,table in models.items() if (base := _recorded_base(table))}
-    def family(name, kind): return None if name == 'miniature' else base_family(name, kind, families)
-    own = {m:family(*base) for m,base in bases.items()}
+    found = {model:family for model,table in models.items() if (family := _recorded_family(table))}
+    own = {model:family(families=families) for model,family in found.items()}
+    named = {model:_base_family(base)(families=families) for model,base in dict(bases).items()}
+    own |= {model:family for model,family in named.items() if family or model not in own}
     return Families(families, families.recorded | own)
 
 # %% ../../nbs/plots/02_values.ipynb #b471c15e

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from ..core.errors import UsageError
 from .curves import COLORS, GREY, Picture
 from .values import drawable, legend_below, short_names, study_frame
-from .families import last_steps
+from .families import interval_note, last_steps
 
 # %% ../../nbs/plots/04_words.ipynb #6d549ae3
 def word_changes(
@@ -231,7 +231,8 @@ def gaps_caption(
     df = df.assign(wide=df.z_gap.abs()).sort_values('wide', ascending=False, kind='stable')
     text = _few(_gap_text(row, medians) for _,row in df.iterrows()) + '.'
     if medians: text += ' Smaller ranks are higher.'
-    return text + (' In brackets: 95 % intervals.' if '[' in text else '')
+    if '[' not in text: return text
+    return f"{text} In brackets: {interval_note(gaps) or '95 % intervals'}."
 
 def _moved(rows, most): # Words with their changes
     words = [f'{r.word} ({r.rank_change:+.0f})'.replace('-', '−') for r in rows[:most].itertuples()]
