@@ -19,7 +19,8 @@ class LoadSettings:
     _argument_group_name = 'loading'
     base_model: str|None = opt(
         None, "Base of the checkpoints, if it has moved since training: a folder, a Hub id, or 'miniature'")
-    device: str = opt('auto', 'cpu, cuda, cuda:1, ...; auto uses a GPU if there is one')
+    device: str = opt('auto', 'cpu, cuda, cuda:1, ...; several share the work: cuda:0,cuda:1; '
+                         'auto uses the GPUs if there are any')
     dtype: Literal['float32', 'bfloat16', 'float16'] = opt(
         'float32', 'Precision of the backbone; the head is always float32')
     batch_tokens: int = opt(8192, 'Maximum tokens in one forward pass (one conversation may exceed it)')

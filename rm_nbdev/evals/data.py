@@ -7,6 +7,7 @@ __all__ = ['find_suite', 'copied_files', 'suite_files', 'file_items', 'SuiteData
 
 # %% ../../nbs/evals/07_data.ipynb #3284ac0c
 import fnmatch, hashlib, json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import pandas as pd
@@ -130,6 +131,7 @@ def file_items(
     path:Path,    # A file
     root:Path,    # Of the copy
     label:str='', # Of the source
+    left_out=None,# `Counter` that takes the rows that decide nothing, under 'rows'
 )->list:          # `Item`s; `UsageError` for a damaged file, a missing column, a bad row
     "The items of one file"
     out,name = [],path.relative_to(root).as_posix()
@@ -142,6 +144,7 @@ def file_items(
         try: item = suite.item(row.value, Place(label, name, row.number))
         except BadRow as e: raise _bad(suite, path, row, e) from None
         if item is not None: out.append(item)
+        elif left_out is not None: left_out['rows'] += 1
     return out
 
 # %% ../../nbs/evals/07_data.ipynb #719d6342
@@ -187,12 +190,12 @@ def subsample(items:list, limit:int|None, seed:int=0)->list:
 
 # %% ../../nbs/evals/07_data.ipynb #e3a090da
 def _read_all(suite, data, revision, file): # Items, and what identifies their files
-    items,sources,missing = [],[],[]
+    items,sources,missing,left_out = [],[],[],Counter()
     if file: parts = [(Source('', ()), file.parent, [file])]
     else: parts = [(s, *suite_files(suite, s, data, revision)) for s in suite.sources]
     for source,root,files in parts:
         if not files: missing.append(source.label or source.repo or source.url)
-        for path in files: items += file_items(suite, path, root, source.label)
+        for path in files: items += file_items(suite, path, root, source.label, left_out)
         hashes = {p.relative_to(root).as_posix():sha256(p) for p in files}
         commit = root.name if len(root.name) == 40 else None
         sources.append(dict(repo=source.repo or None, revision=commit, files=hashes))
@@ -200,7 +203,7 @@ def _read_all(suite, data, revision, file): # Items, and what identifies their f
         tried = ', '.join(f'{g}' for s in suite.sources for p in s.patterns for g in p.split('|'))
         raise UsageError(f"--data {data}: has no files of suite {suite.name} ({', '.join(missing)}); "
                          f'expected {tried} there, or in a folder {suite.name} in it')
-    return items,dict(sources=sources, missing=missing)
+    return items,dict(sources=sources, missing=missing, left_out=left_out['rows'])
 
 # %% ../../nbs/evals/07_data.ipynb #df7b1687
 def read_suite(
@@ -214,7 +217,10 @@ def read_suite(
     suite = find_suite(name)
     file = None if name in SUITES else Path(name).expanduser()
     items,about = (suite.made(), {}) if suite.made else _read_all(suite, data, revision, file)
-    if not items: raise UsageError(f'suite {name}: holds no items; at least one was expected')
+    if not items:
+        n = about.get('left_out', 0)
+        why = f'; {counted(n, "row")} left out, as ties' if n else ''
+        raise UsageError(f'suite {name}: holds no items{why}; at least one was expected')
     read,items = len(items),subsample(_unique(items), limit, seed)
     text = json.dumps([asdict(o) for o in items], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
@@ -232,6 +238,8 @@ def data_note(
     if about.get('missing'): notes.append(f"without {', '.join(about['missing'])}")
     if about['published'] and about['read'] < about['published'] and data.suite.sources:
         notes.append(f"{counted(about['read'], 'item')} of the {about['published']:,} that were published")
+    if n := about.get('left_out'):
+        notes.append(f"{counted(n, 'row')} left out (a tie, or of a part that the suite does not count)")
     if about['limit'] and about['items'] < about['read']:
         notes.append(f"a subsample of {counted(about['items'], 'item')}")
     return f"{data.name}: {', '.join(notes)}" if notes else ''

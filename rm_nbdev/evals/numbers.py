@@ -71,8 +71,8 @@ class Draws:
         "(low, high)"
         if self.is_share and 0 <= self.values[0] <= 1: return wilson(self.values[0], self.n, level)
         low,high = percentiles(self.values[1:], level)
-        if low == high == self.values[0] in (0, 1) and self.size: return wilson(self.values[0], self.size,
-                                                                                level)
+        alike = low == high == self.values[0]                      # items of which none differs in its part
+        if alike and self.size and 0 <= low <= 1: return wilson(low, self.size, level)
         return low,high
 
 class NamedDraws(dict):
@@ -98,13 +98,16 @@ class Numbers(NamedDraws):
     def of(cls,
         items:pd.DataFrame, # A row per item: subset, item, and a column per metric
         shares=('accuracy', 'ties'), # Metrics that are 0 or 1 for an item
+        bounded=(),         # Metrics that are between 0 and 1: their intervals are never a point
         **how,              # n_boot, seed, as for `Cells`
     ):
         "The numbers of each subset"
         out,cells = cls(),Cells(items, **how)
         for s in cells.subsets:
             for k,values in cells.means(s).items():
-                if not np.isnan(values[0]): out[s, k] = Draws(values, cells.size(s, k), k in shares)
+                if np.isnan(values[0]): continue
+                n = cells.size(s, k)
+                out[s, k] = Draws(values, n, k in shares, n if k in bounded else None)
         return out
 
     def weighted(self,

@@ -107,7 +107,7 @@ def results_json(
     own = results[(results.checkpoint == checkpoint) & (results.metric == 'accuracy')]
     return {s:{n:_number(v) for n,v in zip(t.subset, t.value)} for s,t in own.groupby('suite', sort=False)}
 
-PUBLISHED = ('rewardbench', 'rewardbench2')
+PUBLISHED = ('rewardbench', 'rewardbench2', 'prior-sets')
 
 def published_json(
     results:pd.DataFrame, # From `results_of`

@@ -134,7 +134,7 @@ def style_items(
 
 def rm_bench(table, ties='published', **how)->Numbers:
     "RM-Bench: parts and domains with their levels; `easy`, `normal`, `hard`, `overall`"
-    numbers = Numbers.of(style_items(table, ties), shares=(), **how)
+    numbers = Numbers.of(style_items(table, ties), (), ('accuracy', *LEVELS, 'ties'), **how)
     parts,domains = numbers.names(),{}
     for p in parts: domains.setdefault(p.split('-')[0], []).append(p)
     for d,own in domains.items():
@@ -191,7 +191,7 @@ def best_of_k(table, ties='published', **how)->Numbers:
     numbers = Numbers()
     for subset,rows in table.groupby('subset', sort=False):
         items = best_of_k_items(rows, ties)
-        own = Numbers.of(items, shares=(), **how)
+        own = Numbers.of(items, (), ('accuracy', 'auc', 'ties'), **how)
         curve = np.stack([own[subset, c].values for c in items if c[0] == 'k' and c[1:].isdigit()])
         n = len(items)
         numbers.update({k:d for k,d in own.items() if not k[1][1:].isdigit()})
