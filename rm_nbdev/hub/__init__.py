@@ -35,8 +35,12 @@ def upload_flags(
         help='what the files name as their base where it is a folder on this machine; '
              'without it, the one that the run was given, else the name of the folder')
     p.add_argument('--private', action='store_true', help='create the repository as a private one')
+    p.add_argument('--replace', action='store_true',
+        help='replace files of others that have the names of files to be sent; without it, an upload that '
+             'would have to is refused (all other files that rm-upload did not put there always stay)')
     p.add_argument('--dry-run', '--dry_run', action='store_true',
-        help='list what would be done, change nothing')
+        help='list the files that would be added, replaced and deleted, with their sizes; change nothing. '
+             'Where the Hub cannot be reached, by what the run remembers of its last push')
     p.add_argument('--verify', action='store_true',
         help='compare every tag with the checkpoints on disk by hash, change nothing')
     return p.parse_args(argv)

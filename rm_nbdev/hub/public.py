@@ -87,7 +87,7 @@ def public_files(
 UPLOADED = (
     '*.safetensors', '*.safetensors.index.json', 'pytorch_model*.bin', 'pytorch_model*.bin.index.json',
     'adapter_model*.bin', 'v_head.pt', 'config.json', 'generation_config.json', 'adapter_config.json',
-    'reward_model.json', 'tokenizer*.json', 'tokenizer.model*', '*.tiktoken', 'tekken.json',
+    'reward_model.json', 'tokenizer*.json', 'tokenizer.model', '*.tiktoken', 'tekken.json',
     'special_tokens_map.json', 'added_tokens.json', 'vocab*.json', 'vocab*.txt', 'merges.txt', 'spiece.model',
     '*.bpe.model', 'sentencepiece*.model', 'chat_template.json', 'processor_config.json',
     'preprocessor_config.json', '*.jinja', 'configuration_*.py', 'modeling_*.py', 'tokenization_*.py')
