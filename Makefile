@@ -1,4 +1,4 @@
-.PHONY: help demo miniature test bench docs docs-serve readme export clean venv
+.PHONY: help demo miniature test bench docs docs-serve readme quarto export clean venv
 unexport PYTHONPATH PYTHONHOME
 
 help:                 ## show this list
@@ -23,10 +23,13 @@ docs: venv           ## the site from the notebooks into _docs/, without Quarto 
 docs-serve: venv     ## the same, served at http://127.0.0.1:8000/ until ctrl-C; PORT=9000 uses another port
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve -f scripts/dev/mkdocs.yml -a 127.0.0.1:$(or $(PORT),8000)
 
-readme: venv         ## README.md and the docs' sidebar, from the notebooks
+readme: venv         ## README.md, from the notebooks
 	@.venv/bin/python -m scripts.dev.site
 
-export: venv          ## write rm_nbdev/, README.md and the docs' sidebar from the notebooks, and clean the notebooks
+quarto: venv         ## nbs/_quarto.yml, the same navigation for Quarto, before nbdev-docs
+	@.venv/bin/python -m scripts.dev.site --quarto
+
+export: venv          ## write rm_nbdev/ and README.md from the notebooks, and clean the notebooks
 	@. .venv/bin/activate && nbdev-export && python -m scripts.dev.site && nbdev-clean
 
 clean:                ## remove the files that builds and tools wrote; .venv and runs/ stay

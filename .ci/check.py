@@ -100,7 +100,7 @@ def tree():
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files()}
 
 def check_export():
-    "nbdev-export runs, and the README and the sidebar are written from the notebooks"
+    "nbdev-export runs, and the README is written from the notebooks"
     sh('nbdev-export')
     tool('site')
 
@@ -130,7 +130,7 @@ def notebooks(flags=()):
     return [nb for nb in nbs if (count(nb, flags) > count(nb, []) if flags else count(nb, []))]
 
 # Those that train for long begin first, so that the last minutes do not wait for one of them
-LONG = 'runs/ guides/ miniature/ doctor/ hub/ training/ studies/'.split()
+LONG = 'runs/ guides/ paper/ jobs/ hub/ training/ studies/'.split()
 
 def longest_first(nb): return next((i for i, o in enumerate(LONG) if named(nb).startswith(o)), len(LONG)), named(nb)
 
@@ -281,9 +281,9 @@ def checks(only, slow, alone):
     todo = [(f'slurm{with_slow}', check_slurm, f'slurm {flags}')]
     shown = pages() if slow or alone else pages()[:1]                # the front page always, the guides with what is slow
     todo += [(f'page {named(nb)}', check_page, nb) for nb in shown if not alone or nb != pages()[0]] + [('site', check_site)]
+    if not alone: todo += [(f'dev {p.stem}', tool, p.stem) for p in sorted((root/'scripts/dev').glob('test_*.py'))]
     some = [nb for nb in notebooks(['slow']) if nb.stem != 'slurm'] if alone else notebooks()
     todo += [(named(nb) + with_slow, test_notebook, nb, flags) for nb in sorted(some, key=longest_first)]
-    if not alone: todo += [(f'dev {p.stem}', tool, p.stem) for p in sorted((root/'scripts/dev').glob('test_*.py'))]
     yield from at_the_same_time(wanted(todo))
     if slow or alone: yield from (report(*o) for o in wanted([('browser', check_browser)]))
     if not alone: yield from (report(*o) for o in wanted([('house', tool, 'house')]))

@@ -12,7 +12,7 @@ from nbdev.config import get_config
 from rm_nbdev.core.errors import UsageError
 from scripts.dev.house import FLOORS
 
-GUIDES = ['tutorial', 'python', 'scripts', 'flags', 'data', 'base_model', 'formats', 'suite', 'run', 'loss', 'slurm']  # In this order, others after them
+GUIDES = ['tutorial', 'python', 'scripts', 'flags', 'data', 'base_model', 'formats', 'suite', 'serve', 'run', 'loss', 'sweep', 'slurm']  # In this order, others after them
 DEMOS = {'demos/demo_bt': ('runs/demo-example/train.ipynb', 'Demo: Bradley–Terry'),
          'demos/demo_grm': ('runs/grm-demo-example/train.ipynb', 'Demo: GRM')}  # Page -> executed notebook, title
 TITLES = dict(guides='Guides', studies='Studies', demos='Executed demos')      # Folder -> its section
@@ -54,7 +54,7 @@ def quarto_text(nbs):
     website = dict(navbar=dict(background='primary', search=True), sidebar=dict(style='floating', contents=sidebar(nbs)))
     html = dict(theme='cosmo', toc=True)
     settings = {'project': dict(type='website'), 'format': dict(html=html, commonmark='default'), 'website': website, 'metadata-files': ['nbdev.yml']}
-    return '# Written by `make export` from the names of the notebooks\n' + yaml.safe_dump(settings, sort_keys=False)
+    return '# Written by `make quarto` from the names of the notebooks\n' + yaml.safe_dump(settings, sort_keys=False)
 
 
 # --- signatures -----------------------------------------------------------------------------------------------------

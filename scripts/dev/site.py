@@ -2,7 +2,7 @@
 
 Hooks of mkdocs (see mkdocs.yml beside this file): they give it the pages, the navigation and the formulas; mkdocs itself
 checks the links within and between pages (`--strict`). `python -m scripts.dev.site` writes what follows from the
-notebooks: README.md, the sidebar for Quarto, the picture and table of the Architecture page, the tables of the Flags page."""
+notebooks: README.md, the navigation for Quarto if it is asked for, the picture and table of the Architecture page, the tables of the Flags page."""
 
 import html, os, re, sys
 from pathlib import Path
@@ -92,13 +92,12 @@ def readme_text(path=top/'nbs/index.ipynb'):
 
 def derived():
     "File -> text: what follows from the notebooks"
-    return {top/'README.md': readme_text(), top/'nbs/_quarto.yml': quarto_text(top/'nbs'),
-            top/'nbs/guides/architecture.ipynb': architecture_text(top), top/'nbs/guides/flags.ipynb': flags_text(top)}
+    return {top/'README.md': readme_text(), top/'nbs/guides/architecture.ipynb': architecture_text(top), top/'nbs/guides/flags.ipynb': flags_text(top)}
 
 
 def main():
-    "`python -m scripts.dev.site`: write README.md and the sidebar where they are not what they should be"
-    try: files = derived()
+    "`python -m scripts.dev.site`: write README.md and two pages where they are not what they should be; --quarto: nbs/_quarto.yml alone"
+    try: files = {top/'nbs/_quarto.yml': quarto_text(top/'nbs')} if '--quarto' in sys.argv[1:] else derived()
     except UsageError as e:
         print(e, file=sys.stderr)
         raise SystemExit(1) from None

@@ -119,6 +119,7 @@ def route(method, pattern): # Decorator: this method answers these requests
     return _add
 
 _ID = r'(?P<repo>[^/]+/[^/]+)'
+_KIND = '(?:models|datasets)'   # Reading: both kinds of repositories have one list of names
 
 class Routes:
     "What the Hub answers: a route returns what becomes JSON, or raises `Refused`"
@@ -177,7 +178,7 @@ class Routes:
 
 class Reading(Routes):
     "Routes that change nothing"
-    @route('GET', f'/api/models/{_ID}(/revision/(?P<rev>[^/]+))?')
+    @route('GET', f'/api/{_KIND}/{_ID}(/revision/(?P<rev>[^/]+))?')
     def info(self, repo, rev=None):
         found = self.get(repo)
         commit = found.at(rev or 'main')
@@ -185,13 +186,13 @@ class Reading(Routes):
         files = [dict(rfilename=p) for p in commit.files]
         return dict(id=repo, modelId=repo, sha=commit.oid, private=found.private, siblings=files) | fixed
 
-    @route('GET', f'/api/models/{_ID}/refs')
+    @route('GET', f'/api/{_KIND}/{_ID}/refs')
     def refs(self, repo):
         found = self.get(repo)
         def listed(d, kind): return [dict(name=k, ref=f'refs/{kind}/{k}', targetCommit=v) for k,v in d.items()]
         return dict(branches=listed(found.branches, 'heads'), tags=listed(found.tags, 'tags'), converts=[])
 
-    @route('GET', f'/api/models/{_ID}/tree/(?P<rev>[^/]+)(/(?P<path>.*))?')
+    @route('GET', f'/api/{_KIND}/{_ID}/tree/(?P<rev>[^/]+)(/(?P<path>.*))?')
     def tree(self, repo, rev, path=None):
         files = self.get(repo).at(rev).files
         if path: files = {k:v for k,v in files.items() if k.startswith(path.strip('/') + '/')}
@@ -203,18 +204,18 @@ class Reading(Routes):
         folders = {'/'.join(k.split('/')[:depth+1]) for k in files if k.count('/') > depth}
         return here + [dict(type='directory', path=f, size=0, oid='0'*40) for f in sorted(folders)]
 
-    @route('POST', f'/api/models/{_ID}/paths-info/(?P<rev>[^/]+)')
+    @route('POST', f'/api/{_KIND}/{_ID}/paths-info/(?P<rev>[^/]+)')
     def paths(self, repo, rev):
         files = self.get(repo).at(rev).files
         wanted = self.json['paths'] if self.body[:1] == b'{' else parse_qs(self.body.decode())['paths']
         return [files[p].entry(p) for p in wanted if p in files]
 
-    @route('GET', f'/api/models/{_ID}/commits/(?P<rev>[^/]+)')
+    @route('GET', f'/api/{_KIND}/{_ID}/commits/(?P<rev>[^/]+)')
     def commits(self, repo, rev):
         fixed = dict(message='', authors=[dict(user=self.user or 'nobody')])
         return [dict(id=c.oid, title=c.title, date=c.date) | fixed for c in self.get(repo).history(rev)]
 
-    @route('(GET|HEAD)', f'/{_ID}/resolve/(?P<rev>[^/]+)/(?P<path>.+)')
+    @route('(GET|HEAD)', f'(?:/datasets)?/{_ID}/resolve/(?P<rev>[^/]+)/(?P<path>.+)')
     def resolve(self, repo, rev, path):
         commit = self.get(repo).at(rev)
         if path not in commit.files: raise Refused(404, f'{path} does not exist in {rev}', 'EntryNotFound')

@@ -96,6 +96,15 @@ def test_faults_with_the_client():
             test_eq(tried(hub, ALARM + ASK), 'still waiting')
         test_eq([f.met for f in hub.faults], [1]*6)
 
+def test_datasets():
+    with SmallHub() as hub:
+        hub.repos['ann/d'] = repo = Repo()
+        repo.commit('main', {'x/a.csv':Blob(b'1')}, 'one')
+        code = """kind = dict(repo_type='dataset')
+print(api.repo_info('ann/d', **kind).sha, [f.path for f in api.list_repo_tree('ann/d', recursive=True, **kind)],
+      open(api.hf_hub_download('ann/d', 'x/a.csv', **kind)).read())"""
+        test_eq(tried(hub, code), f"{repo.branches['main']} ['x/a.csv'] 1")
+
 def test_environment():
     before = dict(os.environ)
     with small_hub() as hub:
