@@ -22,7 +22,17 @@ from .biases import MAKERS, biases_of, probe_data
 from .data import data_note, read_suite
 from .pictures import draw_suites, section_names
 from .results import merged_rewards, suite_numbers, write_results
+from .rules import SECTIONS, rewardbench
 from .score import Scorer, find_models, output_folder, read_part, rewards_of, score_suites
+
+# %% ../../nbs/evals/12_evaluate.ipynb #6fb81ac1
+def _without_sections(data): # A sentence on sections of RewardBench that have no rows; '' if all have
+    if data.suite.rule is not rewardbench: return ''
+    have = {o.subset for o in data.items}
+    missing = [name for name,subsets in SECTIONS.items() if not have & set(subsets)]
+    if not missing: return ''
+    return (f"{data.name}: no rows of {', '.join(missing)}; overall is the mean of the other sections, where "
+            'the published code counts 0 for each')
 
 # %% ../../nbs/evals/12_evaluate.ipynb #49f78b55
 def read_suites(
@@ -36,7 +46,8 @@ def read_suites(
     again = Counter(d.name for _,d in found)
     out = [d if again[d.name] == 1 else replace(d, suite=replace(d.suite, name=name)) for name,d in found]
     for d in out:
-        if note := data_note(d): tell(note)
+        for note in (data_note(d), _without_sections(d)):
+            if note: tell(note)
     seed = how.get('seed', 0)
     return out + [p for d in out if biases for kind in MAKERS if (p := probe_data(d, kind, seed=seed))]
 

@@ -56,7 +56,9 @@ def _base(found, base_model): # Folder or Hub id of the base that a checkpoint b
     info,path = found.info,found.folder/'reward_model.json'
     if info['kind'] == 'full': return str(found.folder)
     named = str(info['base_model'])
-    known = '/' in named or Path(named).exists() or re.fullmatch(MINIATURE, named)
+    # What came from the Hub names a folder of another machine, whatever lies here under the same name
+    here = Path(named).exists() and 'snapshots' not in found.folder.parts
+    known = '/' in named or here or re.fullmatch(MINIATURE, named)
     if base_model or known: return find_base(named, base_model, path)
     raise UsageError(f'{path}: its base was the folder {named!r} on the machine of the training; '
                      'give it with base_model (on a command line --base_model)')

@@ -90,14 +90,14 @@ def score_groups(
     out = [torch.empty(len(g)) for g in groups]
     bar = tqdm(total=sum(map(len, groups)), desc='scoring', disable=not progress)
     try:
-        model.eval()
+        if training: model.eval()                  # a walk over all modules takes as long as a short row
         for row in _rows(groups, batch_tokens):
             seqs = [[groups[g][i] for i in idx] for g,idx in row]
             rewards = _row_rewards(model, seqs, device).float().cpu()
             for (g,idx),part in zip(row, rewards.split([len(idx) for _,idx in row])): out[g][idx] = part
             bar.update(len(rewards))
     finally:
-        model.train(training)
+        if training: model.train()
         bar.close()
     return out
 
