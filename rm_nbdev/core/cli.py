@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'COMMANDS', 'rm_train', 'rm_run', 'rm_batches', 'rm_plot', 'rm_score', 'rm_upload', 'rm_values',
            'rm_logprobs', 'rm_ranks', 'rm_doctor', 'rm_miniature', 'rm_export', 'rm_eval', 'rm_bon', 'rm_generate',
-           'rm_serve', 'rm_paper', 'rm_sweep', 'rm_plan', 'FlagFormatter', 'make_parser', 'flag_parser', 'parse_flags',
-           'parameter_lines', 'parameters_text', 'quick_imports', 'command_parser']
+           'rm_serve', 'rm_paper', 'rm_sweep', 'rm_plan', 'rm_base', 'rm_compare', 'rm_nudge', 'rm_real_bases',
+           'FlagFormatter', 'make_parser', 'flag_parser', 'parse_flags', 'parameter_lines', 'parameters_text',
+           'quick_imports', 'command_parser']
 
 # %% ../../nbs/core/08_cli.ipynb #82e604aa
 import contextlib, functools, gc, importlib, os, sys, textwrap, typing
@@ -211,12 +212,13 @@ def quick_imports():
 
 # %% ../../nbs/core/08_cli.ipynb #96c953ae
 COMMANDS = {  # Command -> its module; the function `<name>_flags` of the district parses its flags
-    'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.curves',
+    'rm-train':'runs.train', 'rm-run':'runs.launch', 'rm-batches':'runs.batches', 'rm-plot':'plots.plot',
     'rm-score':'scoring.score', 'rm-export':'serving.export', 'rm-upload':'hub.upload',
     'rm-values':'values.values', 'rm-logprobs':'values.logprobs', 'rm-ranks':'analysis.report',
     'rm-doctor':'jobs.doctor', 'rm-miniature':'paper.miniature', 'rm-eval':'evals.evaluate',
     'rm-bon':'evals.best_of_n', 'rm-generate':'evals.generate', 'rm-serve':'serving.serve',
-    'rm-paper':'paper.redone', 'rm-sweep':'jobs.sweep', 'rm-plan':'jobs.plan'}
+    'rm-paper':'paper.redone', 'rm-sweep':'jobs.sweep', 'rm-plan':'jobs.plan', 'rm-base':'bases.base',
+    'rm-compare':'comparison.compare', 'rm-nudge':'bases.nudge', 'rm-real-bases':'paper.real_bases'}
 
 def command_parser(
     prog:str, # Name of a command
@@ -224,7 +226,7 @@ def command_parser(
     "The function that parses the flags of a command, imported from the command's district"
     district = COMMANDS[prog].split('.')[0]
     package = importlib.import_module(f'rm_nbdev.{district}')
-    return getattr(package, f"{prog.removeprefix('rm-')}_flags")
+    return getattr(package, f"{prog.removeprefix('rm-').replace('-', '_')}_flags")
 
 def _script(prog): # What the console script of a command calls
     def _parse(argv): return command_parser(prog)(argv)
@@ -239,3 +241,5 @@ rm_score,rm_upload,rm_values,rm_logprobs = map(_script, ['rm-score', 'rm-upload'
 rm_ranks,rm_doctor,rm_miniature = map(_script, ['rm-ranks', 'rm-doctor', 'rm-miniature'])
 rm_export,rm_eval,rm_bon,rm_generate = map(_script, ['rm-export', 'rm-eval', 'rm-bon', 'rm-generate'])
 rm_serve,rm_paper,rm_sweep,rm_plan = map(_script, ['rm-serve', 'rm-paper', 'rm-sweep', 'rm-plan'])
+rm_base,rm_compare,rm_nudge = map(_script, ['rm-base', 'rm-compare', 'rm-nudge'])
+rm_real_bases = _script('rm-real-bases')

@@ -95,7 +95,8 @@ def changed(
 )->dict:              # Those that differ from their defaults, and `base_model`
     "What was chosen in a full list of settings; only a choice can contradict another"
     defaults = {k:default for k,(_,default,_) in all_settings().items()} | _preset(settings, method)
-    return {k:v for k,v in settings.items() if k not in defaults or k == 'base_model' or v != defaults[k]}
+    always = {'base_model', *(['warmup_steps'] if 'warmup_ratio' not in settings else [])}  # 0 is a choice, too
+    return {k:v for k,v in settings.items() if k not in defaults or k in always or v != defaults[k]}
 
 # %% ../../nbs/core/07_config.ipynb #939a7415
 def _resolved(

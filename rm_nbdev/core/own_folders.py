@@ -8,6 +8,7 @@ __all__ = ['MADE', 'OwnFolder']
 # %% ../../nbs/core/11_own_folders.ipynb #a8383524
 import json
 from pathlib import Path
+from fastcore.basics import patch
 from .errors import UsageError
 from .files import check_writable, read_json, sha256, write_text
 
@@ -40,45 +41,52 @@ class OwnFolder:
             raise UsageError(f'{flag}: holds files that {by} did not write ({_listed(others)}); '
                              'choose a new or an empty folder')
 
-    def check(self,
-        names,  # Files that may be written or removed
-    ):
-        "`UsageError` for a file of this name that the command did not write, or that was changed since"
-        there = [n for n in names if (self.folder/n).exists() or (self.folder/n).is_symlink()]
-        foreign = [n for n in there if n not in self.files]
-        if foreign:
-            raise UsageError(f'{self.flag}: {self.by} did not write {_listed(foreign)}, and would replace '
-                             'it; move it away, or choose another folder')
-        hashes = {n:sha256(self.folder/n) if (self.folder/n).is_file() else '' for n in there}
-        changed = [n for n in there if self.files[n] is not None and self.files[n] != hashes[n]]
-        if changed:
-            raise UsageError(f'{self.flag}: {_listed(changed)} was changed since {self.by} wrote it; '
-                             'move it away, or choose another folder')
+# %% ../../nbs/core/11_own_folders.ipynb #30e8c825
+@patch
+def check(self:OwnFolder,
+    names,  # Files that may be written or removed
+):
+    "`UsageError` for a file of this name that the command did not write, or that was changed since"
+    there = [n for n in names if (self.folder/n).exists() or (self.folder/n).is_symlink()]
+    foreign = [n for n in there if n not in self.files]
+    if foreign:
+        raise UsageError(f'{self.flag}: {self.by} did not write {_listed(foreign)}, and would replace '
+                         'it; move it away, or choose another folder')
+    hashes = {n:sha256(self.folder/n) if (self.folder/n).is_file() else '' for n in there}
+    changed = [n for n in there if self.files[n] is not None and self.files[n] != hashes[n]]
+    if changed:
+        raise UsageError(f'{self.flag}: {_listed(changed)} was changed since {self.by} wrote it; '
+                         'move it away, or choose another folder')
 
-    def writes(self,
-        *names,  # Of files in the folder, which is created
-    ):
-        "Say that files are about to be written, so that one that is interrupted is known"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.files |= {n:self.files.get(n) for n in names}
-        self._save()
+# %% ../../nbs/core/11_own_folders.ipynb #614c5559
+@patch
+def _save(self:OwnFolder):
+    made = dict(by=self.by, files=dict(sorted(self.files.items())))
+    write_text(self.folder/MADE, json.dumps(made, indent=1))
 
-    def wrote(self,
-        *paths,  # Files in the folder
-    ):
-        "Add files to the list"
-        self.files |= {Path(p).name: sha256(p) for p in paths}
-        self._save()
+@patch
+def writes(self:OwnFolder,
+    *names,  # Of files in the folder, which is created
+):
+    "Say that files are about to be written, so that one that is interrupted is known"
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self.files |= {n:self.files.get(n) for n in names}
+    self._save()
 
-    def remove(self,
-        *names,  # Files that an earlier run may have written
-    ):
-        "Remove files, but only those on the list"
-        own = [n for n in names if n in self.files]
-        for n in own: (self.folder/n).unlink(missing_ok=True)
-        for n in own: del self.files[n]
-        if own: self._save()
+@patch
+def wrote(self:OwnFolder,
+    *paths,  # Files in the folder
+):
+    "Add files to the list"
+    self.files |= {Path(p).name: sha256(p) for p in paths}
+    self._save()
 
-    def _save(self):
-        made = dict(by=self.by, files=dict(sorted(self.files.items())))
-        write_text(self.folder/MADE, json.dumps(made, indent=1))
+@patch
+def remove(self:OwnFolder,
+    *names,  # Files that an earlier run may have written
+):
+    "Remove files, but only those on the list"
+    own = [n for n in names if n in self.files]
+    for n in own: (self.folder/n).unlink(missing_ok=True)
+    for n in own: del self.files[n]
+    if own: self._save()

@@ -22,6 +22,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ..core.errors import UsageError
+from ..core.files import remove_leftovers
+from ..core.mapped import one_at_a_time
 
 # %% ../../nbs/data/13_synthetic.ipynb #3d4b145f
 AGENCY = '''freedom power success ambition strength mastery victory courage
@@ -233,12 +235,7 @@ def _aside(
     files,  # Names of the files without which it is not complete
 ):
     "An empty folder to write in, which becomes `target` when the block ends well and is removed otherwise"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tmp = tempfile.mkdtemp(prefix='.new-', dir=target.parent)
-    except OSError as e:
-        raise UsageError(f'cannot write in the folder {target.parent} ({e.strerror}): give another, '
-                         'or set RM_NBDEV_CACHE to a folder that can be written') from e
+    tmp = tempfile.mkdtemp(prefix='.new-', dir=target.parent)
     try:
         new = Path(tmp)/target.name
         new.mkdir()
@@ -248,6 +245,26 @@ def _aside(
         except OSError:
             if not _whole(target, files): raise
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def _built_once(
+    target, # The folder to create
+    files,  # Names of the files without which it is not complete
+    what,   # What is done, for a process that waits
+    build,  # Called with an empty folder, fills it
+):
+    "A folder that one process builds, whichever others need it at the same time"
+    if _whole(target, files): return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix='.new-', dir=target.parent): pass
+    except OSError as e:
+        raise UsageError(f'cannot write in the folder {target.parent} ({e.strerror}): give another, '
+                         'or set RM_NBDEV_CACHE to a folder that can be written') from e
+    with one_at_a_time(target.parent/f'.{target.name}.lock', what):
+        if _whole(target, files): return target                          # another process has just built it
+        remove_leftovers(target.parent, '.new-*')
+        with _aside(target, files) as folder: build(folder)
+    return target
 
 # %% ../../nbs/data/13_synthetic.ipynb #b9e4b3ac
 _BASE_FILES = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json',
@@ -283,11 +300,9 @@ def make_base(
     "A pretrained miniature language model, created at the first call and cached"
     logits = planted_logits(side, company, seed)
     target = base_folder(side, company, seed, cache, steps)
-    if has_base(target): return target
-    with _aside(target, _BASE_FILES) as folder:
-        which = f'{side}, company {company}, seed {seed}'
-        if not quiet:
-            print(f'pretraining the miniature base ({which}) in {target}: about 25 s, once', flush=True)
+    what = f'pretraining the miniature base ({side}, company {company}, seed {seed})'
+    def build(folder):
+        if not quiet: print(f'{what} in {target}: about 25 s, once', flush=True)
         model,losses,loss = pretrain(side, company, seed, steps, quiet)
         if steps >= STEPS: check_base(loss, target.name)
         model.config.save_pretrained(folder)
@@ -297,7 +312,7 @@ def make_base(
                      torch=torch.__version__, transformers=transformers.__version__,
                      company_logits=dict(zip(VALUES, logits.tolist())), losses=losses)
         (folder/'miniature.json').write_text(json.dumps(about, indent=1))
-    return target
+    return _built_once(target, _BASE_FILES, what, build)
 
 # %% ../../nbs/data/13_synthetic.ipynb #3af5da52
 BEST_PROMPTS = dict(
@@ -360,10 +375,9 @@ def make_pairs(
     "Preference pairs in the miniature language, created at the first call and cached"
     if not 0 <= worst <= 1: raise UsageError(f"worst must be between 0 and 1, got {worst}")
     target = pairs_folder(seed, cache, worst)
-    if _whole(target, _PAIR_FILES): return target
-    with _aside(target, _PAIR_FILES) as folder:
+    def build(folder):
         for part,n in (('train', 2048), ('val', 400)):
             rnd = random.Random(f'pairs {part} {seed}')
             rows = [make_pair(part, worst, rnd) for _ in range(n)]
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder/f'{part}.parquet')
-    return target
+    return _built_once(target, _PAIR_FILES, 'making the pairs of the miniature', build)

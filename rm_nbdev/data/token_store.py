@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets, numpy as np, pyarrow as pa, tokenizers, transformers
 from datasets import Dataset, Features, Value, concatenate_datasets
 from ..core.errors import UsageError
-from ..core.files import replacing
+from ..core.files import remove_leftovers, replacing
 from ..core.mapped import Gather, Progress, column, hold, one_at_a_time, places, workers
 from .sources import cache_folder, writing_cache
 from .pairs import Origin
@@ -174,6 +174,7 @@ class _Store: # The rows that are cached of those that are wanted
         what = f'tokenizing {name} pairs'
         with writing_cache(self.folder, 'tokens'), one_at_a_time(self.folder/'.lock', what):
             hold(self.folder)
+            remove_leftovers(self.folder)
             if not len(missing := self.read()): return 0             # another process has just written it
             with Progress(what, len(missing)) as progress:
                 some = pairs.select(missing)

@@ -123,7 +123,9 @@ def adapter_config(
     path = Path(folder)/'adapter_config.json'
     if not path.is_file(): raise UsageError(f'{path}: no such file; the checkpoint is incomplete')
     try: cfg = PeftConfig.from_pretrained(str(folder))
-    except Exception as e: raise UsageError(f'{path}: damaged ({first_line(e)})') from e
+    except Exception as e:
+        raise UsageError(f'{path}: damaged ({first_line(e)}); get this checkpoint again, '
+                         'or choose another') from e
     if not isinstance(cfg, LoraConfig):
         raise UsageError(f'{path}: holds {cfg.peft_type} adapters; only LoRA is supported')
     cfg.init_lora_weights,cfg.inference_mode = _drawing(cfg.init_lora_weights, path),False
@@ -157,7 +159,8 @@ def adapter_from(
     try: return _with_adapters(model, cfg, 0)
     except Exception as e:
         path = Path(folder)/'adapter_config.json'
-        raise UsageError(f'{path}: damaged, or does not fit the base ({first_line(e)})') from e
+        raise UsageError(f'{path}: damaged, or does not fit the base ({first_line(e)}); get this checkpoint '
+                         'again, or give the base of its training') from e
 
 # %% ../../nbs/models/08_adapters.ipynb #a512cede
 BASE_ADAPTER = 'base_adapter'  # In a checkpoint: the adapter that was merged into the base before training

@@ -268,6 +268,12 @@ def mlp_of(
     head.load_state_dict(found)
     return f'starting from a trained reward model: the MLP head of {start.head} is kept'
 
+def _loaded(config, pad_id, dtype, load): # Where the run starts; the stock model; sentences about it
+    start = starting_point(config)
+    model,notes = load(config, start, dtype)
+    model.config.pad_token_id = pad_id
+    return start, model, notes
+
 def make_bt(
     config,       # `Config`
     pad_id:int,   # Pad token id, recorded in the model's config
@@ -275,9 +281,7 @@ def make_bt(
     load=_base,   # Gives the stock model and sentences about it
 )->RewardModel:   # Ready to train
     "The sequence classifier that the settings describe"
-    start = starting_point(config)
-    model,notes = load(config, start, dtype)
-    model.config.pad_token_id = pad_id
+    start,model,notes = _loaded(config, pad_id, dtype, load)
     _save_memory(config, model)
     if config.kind == 'lora': model = _with_lora(config, start, model)
     if config.kind != 'frozen': return _started(RewardModel(model), start, [*notes, mlp_of(start)])
@@ -319,9 +323,7 @@ def make_grm(
     load=_base, # Gives the stock model and sentences about it
 )->GRM:         # Ready to train
     "The causal LM with a value head that the settings describe"
-    start = starting_point(config)
-    lm,notes = load(config, start, dtype)
-    lm.config.pad_token_id = pad_id
+    start,lm,notes = _loaded(config, pad_id, dtype, load)
     output = lm.get_output_embeddings().weight                                 # (vocabulary, hidden)
     head = ValueHead(output.shape[1], config.layer_type, config.num_layers, config.num_neurons, config.seed)
     notes.append(base_head(start, head))

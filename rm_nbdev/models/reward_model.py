@@ -249,7 +249,9 @@ def check_finite(
 ):
     "`UsageError` if a tensor does not hold finite floating-point numbers"
     odd = [k for k,v in weights.items() if not v.is_floating_point() or not v.isfinite().all()]
-    if odd: raise UsageError(f'{path}: damaged ({odd[0]} does not hold finite floating-point numbers)')
+    if not odd: return
+    raise UsageError(f'{path}: damaged ({odd[0]} does not hold finite floating-point numbers); '
+                     'get this checkpoint again, or choose another')
 
 # %% ../../nbs/models/10_reward_model.ipynb #6205dedc
 def check_hashes(

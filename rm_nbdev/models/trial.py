@@ -86,7 +86,8 @@ def _load_back(config, folder): # Another model of the settings, with the weight
 
 def _by_stock(config, folder): # A model of transformers and peft alone; None where they have no such form
     if config.kind == 'frozen': return None
-    auto,how = AutoModelForCausalLM,dict(trust_remote_code=config.trust_remote_code)
+    auto = AutoModelForCausalLM
+    how = dict(trust_remote_code=config.trust_remote_code, dtype=torch.float32)  # as the trained one was computed
     if config.method == 'bt': auto,how = AutoModelForSequenceClassification,how | dict(num_labels=1)
     model = auto.from_pretrained(folder if config.kind == 'full' else config.base_model, **how)
     return (PeftModel.from_pretrained(model, folder) if config.kind == 'lora' else model).eval()

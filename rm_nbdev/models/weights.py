@@ -28,9 +28,10 @@ def read_tensors(
     except FileNotFoundError:
         raise UsageError(f'{path}: no such file; the checkpoint is incomplete') from None
     except pickle.UnpicklingError:
-        raise UsageError(f'{path}: damaged, or holds more than tensors; it is not opened') from None
+        raise UsageError(f'{path}: damaged, or holds more than tensors; it is not opened; '
+                         'get the file again') from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise UsageError(f'{path}: damaged or unreadable ({first_line(e)})') from None
+        raise UsageError(f'{path}: damaged or unreadable ({first_line(e)}); get the file again') from None
     if not _is_state_dict(tensors): raise UsageError(f'{path}: not a plain state dict (names and tensors)')
     return {k:v for k,v in tensors.items() if only is None or only(k)}
 
@@ -53,7 +54,7 @@ def weight_files(
         if not index.is_file(): continue
         try: return [folder/f for f in sorted(set(read_json(index)['weight_map'].values()))]
         except (KeyError, AttributeError, TypeError) as e:
-            raise UsageError(f'{index}: damaged ({first_line(e)})') from None
+            raise UsageError(f'{index}: damaged ({first_line(e)}); get the file again') from None
     return []
 
 # %% ../../nbs/models/06_weights.ipynb #5e56cc68

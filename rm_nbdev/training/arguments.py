@@ -14,6 +14,7 @@ from ..core.config import changed
 from ..core.flags import REFUSED
 from ..core.stock_settings import transformers_settings
 from ..models.make import has_bf16
+from .metrics import tracker_name
 
 # %% ../../nbs/training/08_arguments.ipynb #eeea5f1c
 def arithmetic(
@@ -46,7 +47,7 @@ def _as_transformers_names(config): # Settings that go by another name or form t
         optim='adamw_torch_fused' if config.optim in ('adamw', 'adamw_hf') else config.optim,
         warmup_steps=config.warmup_steps or config.warmup_ratio,
         report_to=[o for o in config.report_to.replace(',', ' ').split() if o != 'none'],
-        run_name=config.run_name or config.wandb_name, disable_tqdm=bool(config.disable_tqdm),
+        run_name=tracker_name(config), disable_tqdm=bool(config.disable_tqdm),
         dataloader_num_workers=_workers(config),
         debug=config.debug if config.debug not in ('True', 'False') else '')
 

@@ -19,14 +19,15 @@ from ..data.token_facts import ABOUT, Digest, pair_blocks, tokens_digest
 
 # %% ../../nbs/training/05_consumed.ipynb #d7dae392
 class Numbered(torch.utils.data.Dataset):
-    "A data set whose rows carry their own position, `pair`"
+    "A data set whose rows carry their own position, `pair`; asked for `~i` it gives row `i` as `~i`"
     def __init__(self,
         ds:Dataset, # Tokenized pairs
     ): self.ds = ds
     def __len__(self): return len(self.ds)
-    def __getitem__(self, i): return self.ds[i] | dict(pair=int(i))
+    def __getitem__(self, i): return self.__getitems__([i])[0]
     def __getitems__(self, keys):
-        return [row | dict(pair=int(i)) for i,row in zip(keys, self.ds.__getitems__(keys))]
+        rows = self.ds.__getitems__([i if i >= 0 else ~i for i in keys])
+        return [row | dict(pair=int(i)) for i,row in zip(keys, rows)]
 
 # %% ../../nbs/training/05_consumed.ipynb #4ced7fb8
 _ids = pa.list_(pa.int32())

@@ -104,7 +104,7 @@ def requested_budget(
 ):              # 'auto', a number of tokens, or None: pairs are counted
     "What `--max_tokens_per_batch` asks for on this device"
     given = config.max_tokens_per_batch
-    if given is None: return 'auto' if torch.device(device).type == 'cuda' else None
+    if given is None: return 'auto' if torch.device(device).type == 'cuda' and not config.fsdp else None
     return given or None                                                     # 0: off
 
 def tokens_that_fit(

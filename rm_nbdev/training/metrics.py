@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['append_whole', 'MetricsLog', 'read_metrics', 'held_out_pairs', 'curve', 'named_metrics', 'checkpoint_table',
-           'Patience', 'wandb_host', 'wandb_key', 'wandb_state', 'set_up_trackers']
+           'Patience', 'wandb_host', 'wandb_key', 'tracker_group', 'tracker_tags', 'tracker_name', 'tracker_state',
+           'set_up_trackers']
 
 # %% ../../nbs/training/04_metrics.ipynb #47980490
 import contextlib, json, math, os, re, secrets, socket, sys
@@ -15,6 +16,7 @@ from urllib.parse import urlparse
 import pandas as pd
 from ..core.errors import UsageError, counted
 from ..core.files import checkpoint_steps, read_json, sync
+from ..core.settings import own_settings
 
 # %% ../../nbs/training/04_metrics.ipynb #a7348cc8
 def _plain(value):
@@ -225,31 +227,68 @@ def _reachable(host, port, timeout=3):
     except OSError: return False
     return True
 
+# %% ../../nbs/training/04_metrics.ipynb #ab5f0ff6
+_own = {}  # Variables that were set here, and their values: another run of this process gets its own
+
+def _set_unless_given(name, value): # Sets a variable, unless its value comes from outside; '': none
+    if os.environ.get(name) not in (None, _own.get(name)): return
+    os.environ.pop(name, None)
+    if value: _own[name] = os.environ[name] = value
+
+def _uses(config, tracker): return tracker in config.report_to or config.report_to == 'all'
+
+_SWEEP = 'sweep'  # Where rm-sweep keeps its records, beside the run directories
+
+def tracker_group(
+    config, # `Config`
+)->str:     # '' if the run is not part of a sweep
+    "The group of runs that a run belongs to"
+    top = Path(config.output_dir).expanduser().resolve().parent
+    return top.name if (top/_SWEEP).is_dir() else ''
+
+def tracker_tags(
+    config, # `Config`
+)->list[str]:
+    "What distinguishes a run at first sight: method, base, and what trains"
+    base = Path(str(config.base_model)).name
+    trains = f'lora-{config.lora_r}' if config.kind == 'lora' else config.kind
+    return [o.replace(',', ' ')[:64] for o in (config.method, base, trains)]    # wandb: up to 64 characters
+
 # %% ../../nbs/training/04_metrics.ipynb #076ea7f2
-_wandb = {}  # The id that was set here: another run of this process gets its own
+_names = {}  # Run directory -> name in trackio
 
-def _uses_wandb(config): return 'wandb' in config.report_to or config.report_to == 'all'
-
-def wandb_state(
-    config,     # `Config`
-)->dict:        # What a checkpoint stores; {} without wandb
-    "Which run of wandb this run is"
-    run_id = os.environ.get('WANDB_RUN_ID')
-    return dict(wandb=run_id) if run_id and _uses_wandb(config) else {}
-
-def _id_before(config, resume): # Of the checkpoint that the run resumes from; None: it is another run
+def _state_before(config, resume): # Of the checkpoint that the run resumes from; {}: it is another run
     folder,run = resume.folder if resume else None,Path(config.output_dir).expanduser()
-    if folder is None or folder.resolve().parent != run.resolve(): return None
-    ranks = read_json(folder/'run_state.json').get('ranks') or [{}]
-    return ranks[0].get('wandb')
+    if folder is None or folder.resolve().parent != run.resolve(): return {}
+    return (read_json(folder/'run_state.json').get('ranks') or [{}])[0]
 
-def _continue_wandb(config, resume): # Sets the id; a run that is still open in this process is closed
+def tracker_name(
+    config, # `Config`
+)->str:
+    "What trackers call a run"
+    given = '' if config.wandb_name == own_settings()['wandb_name'][1] else config.wandb_name
+    return config.run_name or given or _names.get(config.output_dir) or Path(config.output_dir).name
+
+def tracker_state(
+    config,     # `Config`
+)->dict:        # What a checkpoint stores; {} without a tracker that needs it
+    "Which run of its trackers a run is"
+    run_id,state = os.environ.get('WANDB_RUN_ID'),{}
+    if run_id and _uses(config, 'wandb'): state['wandb'] = run_id
+    if _uses(config, 'trackio'): state['trackio'] = tracker_name(config)
+    return state
+
+def _continue_wandb(before): # Sets the id; a run that is still open in this process is closed
     given = os.environ.get('WANDB_RUN_ID')
-    if given and given != _wandb.get('id'): return
-    _wandb['id'] = os.environ['WANDB_RUN_ID'] = _id_before(config, resume) or secrets.token_hex(4)
+    if given and given != _own.get('WANDB_RUN_ID'): return
+    _own['WANDB_RUN_ID'] = os.environ['WANDB_RUN_ID'] = before.get('wandb') or secrets.token_hex(4)
     os.environ.setdefault('WANDB_RESUME', 'allow')
     wandb = sys.modules.get('wandb')
-    if wandb and wandb.run and wandb.run.id != _wandb['id']: wandb.finish()
+    if wandb and wandb.run and wandb.run.id != _own['WANDB_RUN_ID']: wandb.finish()
+
+def _continue_trackio(config, before): # Chooses the name
+    drawn = f'{Path(config.output_dir).name}-{secrets.token_hex(2)}'
+    _names[config.output_dir] = before.get('trackio') or drawn
 
 # %% ../../nbs/training/04_metrics.ipynb #3338c842
 def set_up_trackers(
@@ -257,9 +296,18 @@ def set_up_trackers(
     resume=None, # Where the run resumes; None: it is new
 )->str:          # A sentence if wandb logs offline, else ''
     "Decide how trackers run, so that none stops the training or waits for input"
-    if not _uses_wandb(config): return ''
-    _continue_wandb(config, resume)
-    os.environ.setdefault('WANDB_DIR', config.output_dir)
+    before = _state_before(config, resume)
+    if _uses(config, 'tensorboard'):
+        _set_unless_given('TENSORBOARD_LOGGING_DIR', f'{config.output_dir}/tensorboard')
+    if _uses(config, 'trackio'): _continue_trackio(config, before)
+    return _set_up_wandb(config, before) if _uses(config, 'wandb') else ''
+
+def _set_up_wandb(config, before): # A sentence, or ''
+    _continue_wandb(before)
+    _set_unless_given('WANDB_DIR', config.output_dir)
+    _set_unless_given('WANDB_RUN_GROUP', tracker_group(config))
+    _set_unless_given('WANDB_TAGS', ','.join(tracker_tags(config)))
+    os.environ.setdefault('WANDB_DISABLE_CODE', 'true')
     os.environ.setdefault('WANDB_SILENT', 'true')
     if os.environ.get('WANDB_MODE') in ('offline', 'disabled') or os.environ.get('WANDB_DISABLED'): return ''
     url = urlparse(wandb_host())

@@ -211,6 +211,15 @@ class PairRecord:
         super().restore_own(state)
         self.seen.restore(state)
 
+    def for_other_processes(self, ranks): # The first one takes up the pairs of all
+        own = super().for_other_processes(ranks)
+        names = next((o['seen'][0] for o in ranks if o['seen'][0]), [])
+        all_of_them = dict(seen=[names, [row for o in ranks for row in o['seen'][1]]])
+        sets = [tuple(o['folded']) for o in ranks if 'folded' in o]
+        if sets: all_of_them['folded'] = list(merge_metrics(sets))
+        own = [{k:v for k,v in o.items() if k != 'folded'} | dict(seen=[[], []]) for o in own]
+        return [own[0] | all_of_them, *own[1:]]
+
     def sync_record(self):
         for log in (self.record.file, self.record.seen):
             if log: log.sync()

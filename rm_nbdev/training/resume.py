@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIGNALS', 'MARKER', 'HASHED', 'DECIDES', 'REPORTED', 'seal', 'remove_path', 'set_aside', 'sweep', 'damage',
-           'has_state', 'Preemption', 'mark', 'marked', 'unmark', 'hand_on', 'Resume', 'last_whole', 'check_state',
-           'find_resume', 'same_settings', 'compare', 'make_room']
+           'has_state', 'drop_state', 'Preemption', 'mark', 'marked', 'unmark', 'hand_on', 'Resume', 'last_whole',
+           'check_state', 'find_resume', 'same_settings', 'compare', 'make_room']
 
 # %% ../../nbs/training/06_resume.ipynb #feaf0f9e
-import contextlib, json, os, pickle, re, shutil, signal, threading, time, zipfile
+import contextlib, json, math, os, pickle, re, shutil, signal, threading, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +115,21 @@ def has_state(
     if not (folder/LIST).exists(): return any(role(n) == 'state' for n in folder_files(folder))
     try: return any(known['role'] == 'state' for known in read_json(folder/LIST)['files'].values())
     except (UsageError, KeyError, TypeError, AttributeError): return False
+
+def drop_state(
+    folder, # Checkpoint
+):
+    "Remove what only a training that resumes needs"
+    folder = Path(folder)
+    state = [n for n in folder_files(folder) if role(n) == 'state']
+    if not state: return
+    if (folder/LIST).exists():
+        info = read_json(folder/LIST)
+        kept = {k:v for k,v in info['files'].items() if v['role'] != 'state'}
+        write_text(folder/LIST, json.dumps(info | dict(files=kept), indent=1))
+    for name in state: (folder/name).unlink()
+    for path in folder.iterdir():
+        if path.is_dir() and role(path.name) == 'state': shutil.rmtree(path)
 
 # %% ../../nbs/training/06_resume.ipynb #6c649382
 # Signal -> exit code
@@ -322,6 +337,19 @@ def same_settings(
     return dict(settings={k:own[k] for k in DECIDES + REPORTED if k in own}, data=data, processes=world)
 
 # %% ../../nbs/training/06_resume.ipynb #2a22c4b8
+_SHARES = ('per_device_train_batch_size', 'gradient_accumulation_steps') # How a process draws its pairs
+
+def _other_processes(was, now): # Sentences: what is told, and what is wrong, of another number of processes
+    before,after = was.get('processes', now['processes']),now['processes']
+    if before == after: return [], []
+    had,has = (math.prod(o['settings'].get(k, 1) for k in _SHARES)*n for o,n in ((was, before), (now, after)))
+    if had == has:
+        return [f'processes: {after}, until now {before}; a step has the same {has} pairs, and its numbers '
+                'are the same up to rounding'], []
+    return [], [f'{after} processes of {" x ".join(str(now["settings"].get(k)) for k in _SHARES)} pairs make '
+                f'steps of {has} pairs, the run was started with {had}; choose --{" and --".join(_SHARES)} so '
+                f'that there are {had}']
+
 def _text(value): return ' '.join(map(str, value)) if isinstance(value, list) else value
 
 def compare(
@@ -336,9 +364,9 @@ def compare(
                 'make sure that they are the same']
     old,new = was['settings'],now['settings']
     other = [k for k in DECIDES + REPORTED if k in old and k in new and old[k] != new[k]]
-    bad = [f'--{k} {_text(new[k])}, the run was started with {_text(old[k])}' for k in other if k in DECIDES]
-    if was.get('processes', now['processes']) != now['processes']:
-        bad.append(f"{now['processes']} processes, the run was started with {was['processes']}")
+    told,bad = _other_processes(was, now)
+    if told: other = [k for k in other if k not in _SHARES]
+    bad += [f'--{k} {_text(new[k])}, the run was started with {_text(old[k])}' for k in other if k in DECIDES]
     began = was.get('data') or {}
     for k,what in (('train', 'training'), ('eval', 'held-out')):
         if began.get(k) not in (None, now['data'].get(k)):
@@ -348,7 +376,8 @@ def compare(
         raise UsageError(f'--resume_from_checkpoint: {resume.folder} belongs to another run: {what}. '
                          "Give the run's own settings (its config.yaml: --config FILE), "
                          'or choose another --output_dir')
-    return [f'--{k} {_text(new[k])}: until {resume.folder.name} it was {_text(old[k])}' for k in other]
+    changes = [f'--{k} {_text(new[k])}: until {resume.folder.name} it was {_text(old[k])}' for k in other]
+    return [*told, *changes]
 
 # %% ../../nbs/training/06_resume.ipynb #bd333453
 def make_room(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OVERRIDDEN', 'STATES', 'is_power_of_two', 'in_overlay', 'overlay_steps', 'overlay_actions', 'LogOverlayCallback',
-           'steps_to_drop', 'put', 'drop', 'drop_state', 'share', 'check_overridden', 'DueActions', 'StepEnds',
-           'BestStep', 'CheckpointFiles', 'WholeCheckpoints', 'Retention', 'Resuming', 'SavingTrainer']
+           'steps_to_drop', 'put', 'drop', 'share', 'check_overridden', 'DueActions', 'StepEnds', 'BestStep',
+           'CheckpointFiles', 'WholeCheckpoints', 'Retention', 'Resuming', 'SavingTrainer']
 
 # %% ../../nbs/training/07_saving.ipynb #3e2799dc
 import json, math, os, shutil
@@ -17,11 +17,12 @@ import numpy as np, torch, transformers
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from ..core.errors import UsageError, first_line
-from ..core.files import LIST, checkpoint_steps, folder_files, read_json, role, size_text, sync
+from ..core.files import LIST, checkpoint_steps, read_json, size_text, sync
 from ..core.files import write_text
-from ..models.reward_model import load_weights, save_weights
+from ..models.reward_model import save_weights
+from ..models.sharded import DividedState, is_divided, read_weights, save_divided
 from ..models.weights import is_disk_error
-from .resume import remove_path, same_settings, seal
+from .resume import drop_state, remove_path, same_settings, seal
 
 # %% ../../nbs/training/07_saving.ipynb #0e0d40e0
 def is_power_of_two(
@@ -112,21 +113,6 @@ def drop(
     remove_path(gone)
 
 # %% ../../nbs/training/07_saving.ipynb #cd8c4408
-def drop_state(
-    folder, # Checkpoint
-):
-    "Remove what only a training that resumes needs"
-    folder = Path(folder)
-    state = [n for n in folder_files(folder) if role(n) == 'state']
-    if not state: return
-    if (folder/LIST).exists():
-        info = read_json(folder/LIST)
-        kept = {k:v for k,v in info['files'].items() if v['role'] != 'state'}
-        write_text(folder/LIST, json.dumps(info | dict(files=kept), indent=1))
-    for name in state: (folder/name).unlink()
-    for path in folder.iterdir():
-        if path.is_dir() and role(path.name) == 'state': shutil.rmtree(path)
-
 def share(
     folder,           # Sealed folder
     other,            # Earlier one, whole
@@ -149,7 +135,8 @@ def share(
 # %% ../../nbs/training/07_saving.ipynb #179269e4
 # Methods of `transformers.Trainer` that the parts below replace
 OVERRIDDEN = '''_maybe_log_save_evaluate _run_epoch _determine_best_metric _load_best_model _get_output_dir
-_save _save_checkpoint train _load_from_checkpoint'''.split()
+_save _save_checkpoint train _load_from_checkpoint _save_optimizer_and_scheduler
+_load_optimizer_and_scheduler _defer_fsdp_gradient_reduction'''.split()
 
 def check_overridden(
     names:list[str], # Methods of `transformers.Trainer`
@@ -247,7 +234,7 @@ class BestStep:
             if better: self._set_best(value, event['step'])
 
     def _load_best_model(self):
-        load_weights(self.accelerator.unwrap_model(self.model), self.state.best_model_checkpoint)
+        read_weights(self.accelerator.unwrap_model(self.model), self.state.best_model_checkpoint)
 
 # %% ../../nbs/training/07_saving.ipynb #81fecc39
 class CheckpointFiles:
@@ -255,12 +242,14 @@ class CheckpointFiles:
     def _get_output_dir(self, trial): return self._aside or self.args.output_dir
 
     def _save(self, output_dir=None, state_dict=None): # The loadable files
-        if not self.args.should_save: return
-        folder,config = Path(output_dir or self.args.output_dir),self.config
+        model,writes,config = self.accelerator.unwrap_model(self.model),self.args.should_save,self.config
+        if not (writes or is_divided(model)): return
+        folder = Path(output_dir or self.args.output_dir)
+        about = config.base_model, self.tokenizer, config.max_length, config.overlong
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_weights(self.accelerator.unwrap_model(self.model), folder, config.base_model, self.tokenizer,
-                         config.max_length, config.overlong)
+            if writes: folder.mkdir(parents=True, exist_ok=True)
+            if is_divided(model): save_divided(model, folder, *about, writes=writes)
+            else: save_weights(model, folder, *about)
         except Exception as e:
             if not self._aside: raise
             self._note(e)                        # others wait in the stock method and learn of it later
@@ -354,20 +343,21 @@ class Resuming:
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+        read_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
 
     def restore_state(self):
         "What transformers forgets when a run resumes"
         state,step = read_json(self._from/'run_state.json'),self.state.global_step
         self._done = self._saved = step
         if state.get('extra'): self._extras.add(step)
-        if len(state.get('ranks', [])) == self.args.world_size:
+        if ranks := state.get('ranks'):
             self._total_loss_scalar,self._globalstep_last_logged = state['total_loss'],state['last_logged']
-            self.restore_own(state['ranks'][self.args.process_index])
+            if len(ranks) != self.args.world_size: ranks = self.for_other_processes(ranks)
+            self.restore_own(ranks[self.args.process_index])
         self._best_of_those_left()
 
 # %% ../../nbs/training/07_saving.ipynb #2a716c4d
-class SavingTrainer(DueActions, BestStep, WholeCheckpoints, Retention, Resuming, Trainer):
+class SavingTrainer(DueActions, BestStep, WholeCheckpoints, DividedState, Retention, Resuming, Trainer):
     "A `Trainer` of a run directory"
     def __init__(self,
         config,       # `Config`
@@ -391,6 +381,11 @@ class SavingTrainer(DueActions, BestStep, WholeCheckpoints, Retention, Resuming,
     def own_state(self)->dict:
         "The sums of this process since the last line of the record"
         return dict(tr_loss=self._tr_loss.item())
+
+    def for_other_processes(self, ranks:list[dict])->list[dict]: # ranks: `own_state` of each process
+        "The same sums, of as many processes as there are now"
+        loss = sum(o['tr_loss'] for o in ranks)/len(ranks)                   # processes are averaged over
+        return [ranks[0] | dict(tr_loss=loss)]*self.args.world_size
 
     def restore_own(self, state:dict):
         "Restore the accumulators of `own_state`"

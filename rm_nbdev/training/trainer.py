@@ -13,18 +13,20 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import EvalPrediction, TrainerCallback
 from ..core.errors import UsageError
+from ..core.flags import fsdp_options
 from ..core.files import checkpoint_steps, read_json
 from ..models.backbones import steady_length
 from ..models.choice import padded_attention
 from ..models.reward_model import RewardModel
 from ..models.make import recompute_activations
+from ..models.sharded import divide, dropout_of_all
 from .collate import PairCollator, make_collator, model_inputs, response_counts
 from .losses import check_columns
-from .metrics import Patience, wandb_state
+from .metrics import Patience, tracker_state
 from .objectives import make_objective, set_prefix
 from .arguments import training_arguments
 from .saving import LogOverlayCallback, SavingTrainer, check_overridden
-from .memory import all_weights_used, plan_memory, requested_budget
+from .memory import MemoryPlan, all_weights_used, plan_memory, requested_budget
 from .batches import EvalBatches, PairBatches, in_parts, pair_weights, side_by_side
 from .record import PairRecord, PairValues, RunLog
 
@@ -38,8 +40,11 @@ class PairLoss:
     "Part of a trainer: the mean loss over the pairs of a step; not a number stops the training"
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         "Mean loss over the micro-batch, weighted by its share of the step's pairs"
+        for m in self.dropouts: m.place = inputs.get('place')
         values = self.objective.values(model, inputs)
         loss = self.objective.terms(values)['loss']
+        fills = inputs.get('pair', [0])[0] or 0        # below 0: a pair that only keeps this process in step
+        if fills < 0: return (0*loss, values) if return_outputs else 0*loss
         if self.remembers(): self._of_step.append({k:t.detach() for k,t in values.items()})
         n,devices = len(inputs['margin']),self.accelerator.num_processes         # devices are averaged over
         if 'weight' in inputs: n = inputs['weight'].sum()
@@ -59,6 +64,7 @@ class PairLoss:
 
     def _get_grad_norm(self, model, grad_norm=None): # Called once per step, before the weights change
         norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, 'full_tensor'): norm = norm.full_tensor()         # of divided weights
         self._end_step(norm)
         return norm
 
@@ -121,7 +127,10 @@ class PairEvaluation(EvalBatches):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         "Values of a batch of held-out pairs, one column each; their margins stand in for labels"
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(): values = in_parts(lambda part: self._columns(model, part), inputs)
+        behind = self.passes_behind(inputs)
+        with torch.no_grad():
+            values = in_parts(lambda part: self._columns(model, part), inputs)
+            for _ in range(behind): self._columns(model, inputs['parts'][-1])
         return None, values, inputs['margin']
 
     def _columns(self, model, batch): # (n, names)
@@ -253,19 +262,23 @@ class ReferenceColumns:
     def _add_reference(self): # Log-probabilities under the base, as columns `ref_chosen` and `ref_rejected`
         for part in ('train', 'eval'): # the named sets are part of the second
             ds = getattr(self, f'{part}_dataset')
-            rows = np.asarray(gather_object(self._reference_logps(ds, part)), dtype=np.float64)
+            found = dict(gather_object(self._reference_logps(ds, part)))
+            rows = np.asarray([row for i in sorted(found) for row in found[i]], dtype=np.float64)
             for side,logps in zip(('chosen', 'rejected'), rows.T): ds = ds.add_column(f'ref_{side}', logps)
             setattr(self, f'{part}_dataset', ds)
 
-    def _reference_logps(self, ds, part): # Of this process's share of the pairs: (chosen, rejected) of each
+    def _reference_logps(self, ds, part): # Of this process's share: [(first pair, (chosen, rejected) of each)]
         logps,size = [],self.pairs_together(ds)
         bar = tqdm(total=len(ds), desc=f'reference log-probabilities, {part} pairs',
                    disable=not self.is_world_process_zero() or None)
-        with self.accelerator.split_between_processes(list(range(0, len(ds), size))) as starts:
+        starts,again = list(range(0, len(ds), size)),self.config.fsdp    # as many passes on every process
+        with self.accelerator.split_between_processes(starts, apply_padding=again) as starts:
             for i in starts:
                 rows = ds.__getitems__(list(range(i, min(i+size, len(ds)))))
                 batch = self._prepare_inputs(self.many(rows))
-                logps += in_parts(self._reference_of, batch).tolist()
+                behind = self.passes_behind(batch)
+                logps.append((i, in_parts(self._reference_of, batch).tolist()))
+                for _ in range(behind): self._reference_of(batch['parts'][-1])
                 bar.update(len(rows))
         return logps
 
@@ -289,6 +302,11 @@ class Planned:
 
     def _plan(self, model, budget): # What a step needs, and what follows from it; the same on all devices
         how = self.objective,self.collate
+        if self.config.fsdp: # no pass is tried: nothing is decided from what one process has free
+            again = bool(self.config.gradient_checkpointing or self.config.activation_checkpointing)
+            given = requested_budget(self.config, self.args.device)
+            self.memory = MemoryPlan(math.nan, math.nan, again, given)
+            return
         found = requested_budget(self.config, self.args.device) == 'auto'
         self.memory = plan_memory(self.config, model, *how, self.train_dataset, self.accelerator.autocast,
                                   self.args.world_size, budget if found else None)
@@ -306,7 +324,7 @@ class Planned:
 
     def own_state(self): # A budget that was found and a tracker's run: a resumed run has the same
         found = dict(budget=self.memory.budget) if self.memory.found else {}
-        return super().own_state() | found | wandb_state(self.config)
+        return super().own_state() | found | tracker_state(self.config)
 
 # %% ../../nbs/training/13_trainer.ipynb #43e9ece5
 class PairTrainer(PairBatches, PairLoss, StepEnd, PairEvaluation, EarlyStopping, Extended, PairRecord,
@@ -338,8 +356,12 @@ class PairTrainer(PairBatches, PairLoss, StepEnd, PairEvaluation, EarlyStopping,
         most = _checked_rows(config, train_dataset, eval_dataset)
         self.collate,self.batching_note = _collator(config, args, model, tokenizer.pad_token_id, most)
         overlay = [LogOverlayCallback] if config.use_log_overlay else []
+        if config.fsdp: divide(model, args.device, **fsdp_options(config.fsdp_config))
+        self.dropouts = dropout_of_all(model.head) if args.world_size > 1 else []
         super().__init__(config, tokenizer, model, args, self.collate, train_dataset, eval_dataset,
                          compute_metrics=self._metrics, callbacks=[*overlay, *callbacks])
+        # nothing else may wrap a divided model; before, transformers would refuse to save its optimizer
+        self.is_distributed_loading_by_transformers = config.fsdp
         # `compute_loss` weights by pairs itself
         self.model_accepts_loss_kwargs,self.loss_is_scaled_for_ga = False,True
         self.record = RunLog(self)
