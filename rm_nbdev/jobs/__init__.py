@@ -6,7 +6,7 @@
 __all__ = ['age', 'doctor_flags', 'sweep_flags', 'plan_flags']
 
 # %% ../../nbs/jobs/00_commands.ipynb #76444eb8
-import argparse, re
+import argparse, math, re
 from ..core.cli import make_parser
 from ..core.errors import UsageError, check_at_least
 from ..core.settings import METHODS
@@ -62,15 +62,37 @@ a sweep file, as YAML:
   override: [{when: {seed: 1}, flags: {save_steps: 8}}]
   root: runs/size                              folder of the runs (default: runs/NAME_OF_THE_FILE)
 
-In the text of a flag, {name} stands for the name of the run, as in hub_model_id: org/{name}.
-Rerun the same command to resume: what is done is skipped, what was interrupted resumes."""
+In the text of a flag, {name} stands for the name of the run, as in hub_model_id: org/{name}, and {KEY} for
+what the grid gives this run, as in dataset: pairs-{seed}.jsonl.
+Rerun the same command to resume: what is done is skipped, what was interrupted resumes. Runs that another
+process trains at the moment are left to it.
+
+what a job of SLURM asks for, as YAML, for --slurm; only time is needed:
+  partition: gpu          account, qos, constraint, gres, exclude, nodelist, nodes: as flags of sbatch
+  cpus_per_task: 8
+  mem: 64G
+  time: 4:00:00           limit of one job; a run that takes longer is requeued, and resumes
+  array_limit: 8          runs at a time (default: 256)
+  signal_seconds: 120     so long before the limit a run is asked to save
+  setup: [module load cuda/12.4]               lines of shell before the run
+  sbatch: {mail-type: FAIL}                    any other flag of sbatch
+
+Exit code: 0 if no run is left to train, or another process trains the rest; 1 if runs failed; 2 for bad
+input; 130 and 143 if it was stopped, with the command that resumes it."""
 
 _SWEEP_EXAMPLES = """
   rm-sweep size.yaml --dry-run              what will be trained, with steps, disk and time
   rm-sweep size.yaml                        one run after the other, or one on each GPU
   rm-sweep size.yaml --jobs 4               four at a time, which share cores and GPUs
   rm-sweep size.yaml --status               where all runs stand
-  rm-sweep size.yaml --retry_failed         also those that failed"""
+  rm-sweep size.yaml --retry_failed         also those that failed
+  rm-sweep size.yaml --slurm slurm.yaml     as one array of jobs on a cluster
+  rm-sweep size.yaml --cancel               end its jobs on the cluster
+  rm-sweep size.yaml --slurm slurm.yaml --write-sbatch scripts   a script for sbatch instead"""
+
+def _check_number(name, value, zero=False): # `UsageError` unless it is finite and above 0, or 0 where that is allowed
+    if value is None or math.isfinite(value) and (value > 0 or zero and value == 0): return
+    raise UsageError(f"{name} {value:g}: must be a number {'of 0 or more' if zero else 'above 0'}")
 
 def sweep_flags(
     argv:list[str], # Words after rm-sweep
@@ -82,15 +104,37 @@ def sweep_flags(
     p.add_argument('--jobs', type=int, metavar='N',
                    help='runs at a time (default: one per GPU; without a GPU one)')
     p.add_argument('--dry_run', '--dry-run', action='store_true', help='print the plan and train nothing')
-    p.add_argument('--status', action='store_true', help='print where the runs stand and train nothing')
+    p.add_argument('--status', action='store_true',
+                   help='print where the runs stand, with what SLURM says of their jobs, and train nothing')
     p.add_argument('--retry_failed', '--retry-failed', action='store_true',
                    help='also train runs that failed before')
     p.add_argument('--grace', type=float, default=120., metavar='SECONDS',
-                   help='time for running runs to save after ctrl-C or SIGTERM')
-    p.add_argument('--pairs_per_second', type=float, metavar='X', help='speed, for the times of --dry-run')
+                   help='time for running runs to save after ctrl-C, SIGTERM or --cancel')
+    p.add_argument('--pairs_per_second', '--pairs-per-second', type=float, metavar='X',
+                   help='speed, for the times of --dry-run (default: that of a run that is done)')
+    p.add_argument('--no_compare', '--no-compare', action='store_true',
+                   help='do not write ROOT/compare.ipynb at the end, which compares the runs')
+    p.add_argument('--slurm', metavar='FILE',
+                   help='submit the runs to SLURM; FILE says what a job asks for, see below')
+    p.add_argument('--write_sbatch', '--write-sbatch', metavar='DIR',
+                   help='write a script for sbatch and the settings of each run, and train nothing')
+    p.add_argument('--cancel', action='store_true',
+                   help='end the jobs of this sweep on the cluster; runs are asked to save')
     flags = p.parse_args(argv)
     check_at_least('--jobs', flags.jobs)
+    _check_number('--pairs_per_second', flags.pairs_per_second)
+    _check_number('--grace', flags.grace, zero=True)
+    _check_sweep(flags)
     return flags
+
+def _check_sweep(flags): # Flags that exclude each other
+    does = [f'--{k}' for k in ('dry_run', 'status', 'cancel', 'write_sbatch') if getattr(flags, k)]
+    if len(does) > 1: raise UsageError(f'{does[0]}, {does[1]}: do different things; give one of them')
+    if flags.slurm and flags.jobs:
+        raise UsageError(f'--jobs {flags.jobs}: is for this machine; array_limit in {flags.slurm} says how '
+                         'many jobs run at a time')
+    if flags.slurm and does and does[0] in ('--status', '--cancel'):
+        raise UsageError(f'--slurm {flags.slurm}: is not needed with {does[0]}; leave it out')
 
 # %% ../../nbs/jobs/00_commands.ipynb #83250580
 _PLAN_EXAMPLES = """
@@ -106,13 +150,14 @@ def plan_flags(
     p = make_parser('rm-plan', 'SWEEP.yaml | METHOD [flags of rm-train]', about, _PLAN_EXAMPLES)
     p.add_argument('what', metavar='SWEEP.yaml|METHOD',
                    help=f"a sweep file (see rm-sweep --help), or one of {', '.join(METHODS)}")
-    p.add_argument('--processes', type=int, default=1, metavar='N',
-                   help='processes that train a run together')
+    p.add_argument('--processes', type=int, metavar='N',
+                   help='processes that train a run together (default: --nproc of the run)')
     p.add_argument('--pairs_per_second', type=float, metavar='X',
                    help='training pairs per second, for the time')
     p.add_argument('--like', metavar='RUN', help='a run that is done and as fast')
     flags,rest = p.parse_known_args(argv)
     check_at_least('--processes', flags.processes)
+    _check_number('--pairs_per_second', flags.pairs_per_second)
     is_method = flags.what in METHODS
     if rest and not is_method:
         raise UsageError(f'{rest[0]}: not a flag of rm-plan with a sweep file (see rm-plan --help)')

@@ -224,19 +224,21 @@ def _flags_of(spec, cell, used): # The settings that a run is given
     if not {'base_model', 'dataset'} & set(given): given['base_model'] = 'miniature'
     return given
 
-def _with_name(value, name): # A setting in which {name} stands for the name of the run
-    if isinstance(value, list): return [_with_name(v, name) for v in value]
-    return value.replace('{name}', name) if isinstance(value, str) else value
+def _filled(value, words): # A setting, {name} and {KEY} of the grid in it replaced
+    if isinstance(value, list): return [_filled(v, words) for v in value]
+    if not isinstance(value, str): return value
+    return re.sub(r'\{(\w+)\}', lambda m: str(words.get(m[1], m[0])), value)
 
 def _planned(spec, cell, used): # One run, checked
     flags = _flags_of(spec, cell, used)
     method = flags.pop('method')
     def made(name, flags):
-        own = {k:_with_name(v, name) for k,v in flags.items()}
+        own = {k:_filled(v, cell | dict(name=name)) for k,v in flags.items()}
         try: return own,Config(method, **own, log_dir=str(spec.root), output_dir=str(spec.root/name))
         except UsageError as e: raise UsageError(f'{spec.path}: run {_text(cell) or name}: {e}') from None
-    _,config = made('run', flags)
-    name = run_name(spec.name, cell, config.to_dict(), f'{spec.path}: name')
+    own,config = made('run', flags)
+    shown = {k:own.get(k, v) for k,v in cell.items()}
+    name = run_name(spec.name, shown, config.to_dict(), f'{spec.path}: name')
     _check_name(name, f'{spec.path}: name')
     return PlannedRun(name, spec.root, cell, *made(name, flags))
 
