@@ -12,19 +12,24 @@ from ..core.cli import make_parser
 _EXAMPLES = """
   rm-plot runs/demo                               runs/demo/plots/training.png and .svg
   rm-plot runs/seed-1 runs/seed-2 runs/seed-3     comparison.png and .svg in the current folder
-  rm-plot runs/seed-* --output figures/seeds.png  figures/seeds.png and figures/seeds.svg"""
+  rm-plot runs/seed-* --output figures/seeds.png  figures/seeds.png and figures/seeds.svg
+  rm-plot runs/size/*-s* --group learning_rate    mean and band over the runs of each learning rate"""
 
 def plot_flags(
     argv:list[str], # Arguments of rm-plot
-):                  # A namespace: `runs` (list of paths, as typed), `output` (path or None)
+):                  # A namespace: `runs` (paths, as typed), `output` (path or None), `group` (list of keys)
     "`rm-plot RUN... [flags]`"
     what = ('Draw loss, accuracy and margin over the steps of one run, or of several side by side, '
             'as PNG and SVG.')
     more = ('Runs that learned from text get a second row: both terms of the loss, DPO accuracy, '
-            'log-probabilities.')
+            'log-probabilities. More than five runs are drawn in groups, by the settings that differ: '
+            'mean and band over the runs of each group. rm-compare says more about them.')
     p = make_parser('rm-plot', 'RUN... [flags]', what, _EXAMPLES, more)
     p.add_argument('runs', metavar='RUN', nargs='+',
                    help='run directory: the folder that holds metrics.jsonl')
     p.add_argument('--output', metavar='FOLDER_OR_FILE', help='where to put the picture: a folder, or a file '
                    'ending in .png or .svg (default: RUN/plots for one run, the current folder for several)')
+    p.add_argument('--group', metavar='KEY', nargs='+', action='extend', default=[],
+                   help='settings whose values make a group (default for more than five runs: all settings '
+                        'that differ, without seeds)')
     return p.parse_args(argv)
