@@ -18,9 +18,10 @@ from ..data.synthetic import base_folder
 from ..models.bases import quiet_loading
 from ..values.stimuli import MINIATURE_PROMPTS, read_lexicons
 from ..values.mwlr import class_mwlr, mwlr_table
+from ..plots.bands import t_interval
 from ..plots.curves import COLORS, GREY, Picture, log2_steps
 from ..plots.values import legend_below, rank_axis
-from .experiment import BASES, KEYS, last_gaps, main_part, mean_interval, side_gaps
+from .experiment import BASES, KEYS, last_gaps, main_part, side_gaps
 
 # %% ../../nbs/paper/02_figures.ipynb #8889f936
 BASE_COLORS = dict(agency=COLORS[1], communion=COLORS[0], neutral=GREY)
@@ -33,7 +34,7 @@ def _draw_seeds(ax, wide, color):
     ax.plot(wide.index, wide.mean(axis=1), color=color, lw=2.4, zorder=3)
 
 def _draw_mean(ax, x, values, color): # A diamond with its interval
-    mean,low,high = mean_interval(values)
+    mean,low,high = t_interval(values)
     interval = None if np.isnan(low) else [[mean-low], [high-mean]]
     ax.errorbar([x], [mean], interval, color=color, marker='D', ms=6, mec='white', capsize=4, lw=1.6,
                 zorder=3)

@@ -385,6 +385,7 @@ def _all(flags, own): # Every part that the files are enough for; what is missin
     if failed: raise UsageError('; '.join(f'{name}: {why}' for name,why in failed.items()))
     if not made: raise UsageError('all: the files are enough for no figure')
 
+# %% ../../nbs/paper/07_redone.ipynb #a6522c99
 @command('rm-paper', paper_flags)
 def main(
     flags, # From `paper_flags`
