@@ -1,4 +1,4 @@
-.PHONY: help demo miniature test bench docs docs-serve readme quarto export clean venv
+.PHONY: help demo miniature nudged real-bases test bench docs docs-serve readme quarto export clean venv
 unexport PYTHONPATH PYTHONHOME
 
 help:                 ## show this list
@@ -10,6 +10,12 @@ demo: venv            ## train the embedded default into runs/demo/ and print a 
 
 miniature: venv       ## the paper in miniature: plant a value bias, train reward models, find it; ARGS='dose size' runs other parts
 	@.venv/bin/rm-miniature $(ARGS)
+
+nudged: venv          ## set a value by hand in the miniature, train reward models, try remedies: ten seeds, 20 minutes on an idle core
+	@.venv/bin/python -c 'from rm_nbdev.paper.nudged import main; main()' $(ARGS)
+
+real-bases: venv      ## two real language models on a laptop: fetch, train reward models, test; resumable, ARGS=short is a smaller trial
+	@.venv/bin/rm-real-bases $(ARGS)
 
 test: venv            ## the whole check; ARGS='--only data' runs a part, ARGS=--slow adds the slow cells
 	@.venv/bin/python .ci/check.py $(ARGS)

@@ -12,7 +12,7 @@ cfg = ini['DEFAULT']
 extras = {name.removeprefix('extra_'): cfg[name].split() for name in cfg if name.startswith('extra_')}
 extras['dev'] = cfg['dev_requirements'].split()
 
-shipped = ['train.ipynb', 'values.ipynb', 'evals.ipynb', 'values/lexicon.csv', 'plots/families.yaml']  # Of `nbs`, used by the modules
+shipped = ['train.ipynb', 'values.ipynb', 'evals.ipynb', 'compare.ipynb', 'values/lexicon.csv', 'plots/families.yaml']  # Of `nbs`, used by the modules
 
 class BuildPy(build_py):
     "Copies what is shipped beside the modules of a wheel; an editable install finds it in its checkout"

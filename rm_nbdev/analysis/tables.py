@@ -15,8 +15,7 @@ from tqdm import tqdm
 from ..core.errors import UsageError
 from ..core.csv_text import BadCell, is_note, open_bytes, to_floats, to_texts
 from ..values.stimuli import PROMPTS, coverage, match
-from ..values.rows import (
-    answer_numbers, merged_answers, repeated_rows, repeats_text, representatives)
+from ..values.rows import answer_numbers, merged_answers, repeated_rows, repeats_text, representatives
 from rm_nbdev.analysis.table_files import (
     FORMS, IDS, Form, Table, bad_cell, batches, find_tables, open_table, placed_batches, say_once,
     table_names, to_ints)
@@ -158,6 +157,7 @@ class TableRows:
         ids = self.ids.take(pa.array(np.arange(len(self.numbers))[keep]))
         return TableRows(ids, {i:x[keep] for i,x in self.rewards.items()}, self.numbers[keep])
 
+# %% ../../nbs/analysis/02_tables.ipynb #54214184
 class _FirstOdd: # The first reward that is not finite, and how many there are
     count,first = 0,None
     def look(self, x, value, row, ids): # float (n,); its (step, prompt); rows before; the columns `IDS`

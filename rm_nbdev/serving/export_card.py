@@ -12,6 +12,15 @@ import yaml
 from ..core.files import read_json, write_text
 from ..hub.public import hub_id, public_name
 
+# %% ../../nbs/serving/01_export_card.ipynb #e9e7ad5f
+# In every card: how a model is asked with stock calls
+_CHAT = '''def chat(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+chats = [chat("Name a fruit.", answer) for answer in ("An apple.", "I would say that a pear is one.", "No.")]
+inputs = tokenizer.apply_chat_template(chats, padding=True, return_dict=True, return_tensors="pt")
+with torch.no_grad(): rewards = model(**inputs).logits[:, 0]'''
+
 # %% ../../nbs/serving/01_export_card.ipynb #ce503e6b
 _CARD = '''---
 {front}---
@@ -30,12 +39,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{repo}")
 model = AutoModelForSequenceClassification.from_pretrained("{repo}").eval()
 
-def chat(question, answer):
-    return [{{"role": "user", "content": question}}, {{"role": "assistant", "content": answer}}]
-
-chats = [chat("Name a fruit.", answer) for answer in ("An apple.", "I would say that a pear is one.", "No.")]
-inputs = tokenizer.apply_chat_template(chats, padding=True, return_dict=True, return_tensors="pt")
-with torch.no_grad(): rewards = model(**inputs).logits[:, 0]
+{chat}
 ```
 
 ## On a server
@@ -76,7 +80,7 @@ def write_card(
                 tags=['reward-model', 'rlhf'])
     if hub_id(base): meta |= dict(base_model=base, base_model_relation='finetune')
     moved = f' Its rewards are {constant:.6g} lower than those of the checkpoint, all alike.'
-    text = _CARD.format(front=yaml.safe_dump(meta, sort_keys=False),
+    text = _CARD.format(chat=_CHAT, front=yaml.safe_dump(meta, sort_keys=False),
                         name=str(repo).rstrip('/').rpartition('/')[2], repo=repo, dtype=dtype,
         made=MADE, architecture=(read_json(folder/'config.json').get('architectures') or ['?'])[0],
         base=f' Trained from {public_name(str(base))}.' if base else '', constant=moved if constant else '')
@@ -99,12 +103,7 @@ tokenizer = AutoTokenizer.from_pretrained({base})
 model = AutoModelForSequenceClassification.from_pretrained({base}).eval()
 model = PeftModel.from_pretrained(model, {first}, adapter_name="{step}").eval()
 
-def chat(question, answer):
-    return [{{"role": "user", "content": question}}, {{"role": "assistant", "content": answer}}]
-
-chats = [chat("Name a fruit.", answer) for answer in ("An apple.", "I would say that a pear is one.", "No.")]
-inputs = tokenizer.apply_chat_template(chats, padding=True, return_dict=True, return_tensors="pt")
-with torch.no_grad(): rewards = model(**inputs).logits[:, 0]
+{chat}
 ```
 
 `model.load_adapter(…, adapter_name="{last}")` and `model.set_adapter("{last}")` switch to another step.
@@ -132,6 +131,7 @@ def write_steps_card(
     folder = Path(folder)
     def place(part): return f'"{repo}", subfolder="{part}"' if on_hub else f'"{Path(repo)/part}"'
     text = _STEPS_CARD.format(
+        chat=_CHAT,
         name=Path(repo).name, base=place('base'), first=place(steps[0]), step=steps[0], last=steps[-1],
         line=line, made=MADE,
         fetch=f'hf download {repo} --local-dir {Path(repo).name}\n' if on_hub else '',

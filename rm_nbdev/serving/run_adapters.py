@@ -140,6 +140,7 @@ def export_steps(
     return (f'{output}: {counted(len(want), "step")} of {where} as adapters of one base, {dtype}, {size}; '
             f'stock peft gives their rewards on {len(chats)} conversations, to {worst:.1e}'), [line]
 
+# %% ../../nbs/serving/02_run_adapters.ipynb #36eb03fa
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # That vLLM takes for --max-lora-rank
 
 def server_line(

@@ -150,7 +150,7 @@ MOST_ROWS = 2**25  # Of a table that is written without being asked for
 class Values:
     "The outcome of scoring one or several models"
     folder:Path     # Where the tables are
-    candidates:int  # Tokens and words, n; of all models
+    candidates:int  # Rows for each prompt and step: tokens and words, or different answers; of all models
     prompts:int     # p
     steps:list      # Of the checkpoints, (c,)
     scored:int      # Rewards that were computed now; the others were cached
@@ -311,7 +311,8 @@ def value_run(
         if len(found) > 1: write_prompts(top, asked)
         written = tabulate(top, found, made, tables, by_prompt, tell)
     steps = sorted({s for o in found for s in o.steps})
-    return Values(top, sum(map(len, given)), len(asked), steps, sum(o.scored for o in made),
+    def rows(o): return len(set(o.answer_ids)) if candidates == 'answers' else len(o)
+    return Values(top, sum(map(rows, given)), len(asked), steps, sum(o.scored for o in made),
                   sum(o.seconds for o in made), len(found), written)
 
 # %% ../../nbs/values/09_values.ipynb #33bc5510

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS = [['core'], ['data'], ['models', 'hub'], ['scoring'], ['training', 'values', 'serving'], ['plots'],
-          ['evals'], ['runs', 'analysis'], ['jobs'], ['paper']]  # From the ground up; districts of one floor do not see each other
+          ['evals'], ['runs', 'analysis', 'bases'], ['jobs'], ['comparison'], ['paper']]  # From the ground up; districts of one floor do not see each other
 
 ABOUT = dict(
     core='errors, files, settings, configuration, the command line', data='pairs, chat templates, tokens',
     models='bases, heads, packing, attention', hub='the Hugging Face Hub', scoring='rewards of conversations', serving='reward models for other programs: exports, a server',
     training='losses, schedule, checkpoints, resuming', values='candidates, token search, log-probabilities',
     plots='pictures', evals='benchmarks of reward models', runs='one run from settings to outcome',
-    analysis='ranks, gaps, tests, reports', jobs='what a machine has, what runs need, many runs',
+    analysis='ranks, gaps, tests, reports', bases='language models to start from: fetched, converted, nudged', jobs='what a machine has, what runs need, many runs',
+    comparison='settings over seeds: curves, numbers, tests',
     paper='the paper: redone from its files, and in miniature')  # District -> what it owns
 
 MOST_ROOMS, MOST_LINES, FEWEST_LINES = 14, 400, 60  # Modules of a district: a list to take in at a glance; lines of a module

@@ -12,7 +12,7 @@ from nbdev.config import get_config
 from rm_nbdev.core.errors import UsageError
 from scripts.dev.house import FLOORS
 
-GUIDES = ['tutorial', 'python', 'scripts', 'flags', 'data', 'base_model', 'formats', 'suite', 'serve', 'run', 'loss', 'sweep', 'slurm']  # In this order, others after them
+GUIDES = ['tutorial', 'python', 'scripts', 'flags', 'data', 'base_model', 'nudge', 'formats', 'suite', 'serve', 'run', 'loss', 'sweep', 'compare', 'slurm']  # In this order, others after them
 DEMOS = {'demos/demo_bt': ('runs/demo-example/train.ipynb', 'Demo: Bradley–Terry'),
          'demos/demo_grm': ('runs/grm-demo-example/train.ipynb', 'Demo: GRM')}  # Page -> executed notebook, title
 TITLES = dict(guides='Guides', studies='Studies', demos='Executed demos')      # Folder -> its section
