@@ -58,6 +58,7 @@ def check_output(
         raise UsageError(f'{flag}: exists, and is not a table of ranks; choose another name')
     return path
 
+# %% ../../nbs/analysis/12_report.ipynb #c9b3ba30
 def groups_file(
     output:Path, # Of the ranks
     flag:str,    # As the user gave it

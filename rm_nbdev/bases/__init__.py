@@ -133,6 +133,7 @@ def _nudge_how(p): # Flags that say how
     p.add_argument('--trust_remote_code', '--trust-remote-code', action='store_true',
                    help='run Python code that comes with the base')
 
+# %% ../../nbs/bases/00_commands.ipynb #2751ddd0
 def nudge_flags(
     argv:list[str], # Words after rm-nudge
 ):                  # Flags by name; `UsageError` for some that do not belong together

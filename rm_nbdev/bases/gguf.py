@@ -93,6 +93,7 @@ def _without_note(model, dtype): # The same tensors, and a configuration that is
         twin.get_submodule(owner)._buffers[own] = buffer
     return twin.eval()
 
+# %% ../../nbs/bases/03_gguf.ipynb #3b8e7370
 @contextlib.contextmanager
 def _bars_in_terminals(): # Progress of the conversion is drawn only where somebody sees it
     where = sys.stderr if sys.stderr.isatty() else io.StringIO()
@@ -145,6 +146,7 @@ def read_tokenizer(
     check_tokenizer(tok, text.vocab_size, path)
     return tok
 
+# %% ../../nbs/bases/03_gguf.ipynb #4f1f5ee0
 def check_tokenizer(
     tok,           # Tokenizer
     rows:int,      # Of the model's embedding

@@ -96,6 +96,7 @@ def _is_unknown(tokenizer, word):
     unk = tokenizer.unk_token_id
     return unk is not None and unk in tokenizer(word, add_special_tokens=False, verbose=False).input_ids
 
+# %% ../../nbs/bases/08_nudge.ipynb #f4f058f0
 def make_plan(
     flags, # From `nudge_flags`
 )->Plan:   # `UsageError` for whatever cannot be done
@@ -189,6 +190,7 @@ class _Nudging:
         print(f'{folder_of(self.top, kind, strength)}: answers {answers[0]:.3f} -> {answers[1]:.3f}, '
               f'elsewhere {self.before:.3f} -> {loss:.3f} nats per token', flush=True)
 
+# %% ../../nbs/bases/08_nudge.ipynb #96aab230
 def make_nudged(
     plan:Plan,
     flags,     # From `nudge_flags`
@@ -243,6 +245,7 @@ def write_report(
     if silent: print(f'no single token, and so without a rank: {counted(silent, "word")} of the list')
     return losses
 
+# %% ../../nbs/bases/08_nudge.ipynb #b5752940
 @command('rm-nudge', nudge_flags)
 def main(
     flags, # From `nudge_flags`

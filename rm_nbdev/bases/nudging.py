@@ -159,6 +159,7 @@ def save_adapter(
         save_file(tensors, folder/'adapter_model.safetensors', metadata={'format':'pt'})
         write_text(folder/NOTE, json.dumps(note, indent=1))
 
+# %% ../../nbs/bases/06_nudging.ipynb #e6740790
 def load_adapter(
     model,   # The stock base
     folder,  # From `save_adapter`

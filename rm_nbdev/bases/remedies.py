@@ -63,6 +63,7 @@ def _ridge(x, y, ridge): # x: (n, hidden), y: (n,), both float64; direction and 
     direction = torch.linalg.solve(gram + penalty, x.T @ y / len(x))
     return direction, mean
 
+# %% ../../nbs/bases/09_remedies.ipynb #689b4f60
 def _accuracy(x, y, ridge, order, folds): # On words of folds that were left out; the cut is between the means
     right = []
     for fold in range(min(folds, len(y))):

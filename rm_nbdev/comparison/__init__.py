@@ -54,6 +54,7 @@ def _number_flags(p): # What is compared
     p.add_argument('--no_values', '--no-values', dest='values', action='store_false',
                    help='leave out the gaps of values')
 
+# %% ../../nbs/comparison/00_commands.ipynb #cd8e3af0
 def compare_flags(
     argv:list[str], # Words after rm-compare
 ):                  # Namespace of flags; `UsageError` for a flag or value that is not known

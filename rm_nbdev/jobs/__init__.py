@@ -90,10 +90,12 @@ _SWEEP_EXAMPLES = """
   rm-sweep size.yaml --cancel               end its jobs on the cluster
   rm-sweep size.yaml --slurm slurm.yaml --write-sbatch scripts   a script for sbatch instead"""
 
+# %% ../../nbs/jobs/00_commands.ipynb #4fd05e31
 def _check_number(name, value, zero=False): # `UsageError` unless it is finite and above 0, or 0 where that is allowed
     if value is None or math.isfinite(value) and (value > 0 or zero and value == 0): return
     raise UsageError(f"{name} {value:g}: must be a number {'of 0 or more' if zero else 'above 0'}")
 
+# %% ../../nbs/jobs/00_commands.ipynb #4fd05e30
 def sweep_flags(
     argv:list[str], # Words after rm-sweep
 ):                  # Namespace of flags; `UsageError` for what it does not know
@@ -127,6 +129,7 @@ def sweep_flags(
     _check_sweep(flags)
     return flags
 
+# %% ../../nbs/jobs/00_commands.ipynb #4fd05e32
 def _check_sweep(flags): # Flags that exclude each other
     does = [f'--{k}' for k in ('dry_run', 'status', 'cancel', 'write_sbatch') if getattr(flags, k)]
     if len(does) > 1: raise UsageError(f'{does[0]}, {does[1]}: do different things; give one of them')

@@ -82,6 +82,7 @@ def end_job(
 # %% ../../nbs/jobs/11_cluster.ipynb #0e22b207
 IDLE = 3  # Times that a job may be requeued without a new checkpoint
 
+# %% ../../nbs/jobs/11_cluster.ipynb #0e22b200
 class SweepJob:
     "One run of a sweep as a job, which submitit calls and asks for a checkpoint before it must end"
     def __init__(self,

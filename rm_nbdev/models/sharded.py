@@ -205,6 +205,7 @@ def read_stock(
         check_keys(there, tensors, where)
         for k,t in tensors.items(): _put(t, found[k])
 
+# %% ../../nbs/models/14_sharded.ipynb #bf5d0b30
 def read_weights(
     model:RewardModel, # Divided or not
     folder,            # Checkpoint
@@ -256,6 +257,7 @@ def save_optimizer(
     except OSError as e: error = error or e
     if error: raise error
 
+# %% ../../nbs/models/14_sharded.ipynb #e0b612f0
 def load_optimizer(
     optimizer, # Of a divided model
     path,      # Written by `save_optimizer`, or by `torch.save` in a run of any number of processes

@@ -176,6 +176,7 @@ def make_results(
     write_text(top/'results.csv', csv_text(table.round(dict(median_rank=4, z_gap=4, accuracy=4))))
     return table
 
+# %% ../../nbs/paper/03_miniature.ipynb #634c2310
 def _compare_words(top): # Words after rm-compare
     return [str(Path(top)/'sweep.yaml'), '--group', 'run_name', 'dataset_step_size', '--lexicon', 'demo',
             '--axis', 'Agency:Communion', '--output', str(Path(top)/'comparison')]

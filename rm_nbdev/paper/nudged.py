@@ -97,6 +97,7 @@ class _Measure:
         return dict(share_before=before, share_after=_share(model, self.asked, words), rise=rise,
                     **{f'found_{m}':v for m,v in found.items()})
 
+# %% ../../nbs/paper/10_nudged.ipynb #a6c893d0
 def make_nudged(
     side:str,        # neutral or agency
     seed:int,        # Of base and nudge
@@ -160,6 +161,7 @@ def write_sweep_file(
     parts = dict(method=spec.method, name=spec.name, root=str(spec.root), flags=spec.flags, grid=spec.grid)
     return write_text(spec.path, yaml.safe_dump(parts, sort_keys=False, default_flow_style=None, width=100))
 
+# %% ../../nbs/paper/10_nudged.ipynb #976c1ad0
 def run_of(
     arm:Arm,
     seed:int, # Of the run
@@ -346,6 +348,7 @@ def _flags(argv):
         check_at_least(f'--{name}', getattr(flags, name), low)
     return flags
 
+# %% ../../nbs/paper/10_nudged.ipynb #06870300
 def report(
     top,             # Folder of the experiment
     seeds,           # Numbers

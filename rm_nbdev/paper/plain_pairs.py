@@ -112,6 +112,7 @@ _ASKED = [ # What is asked, of which table, and the answer
     (('What goes into {}?', 'Out of what comes {}?'), MADE, 'What goes into {} is {}.'),
     (('Where is the river {}?', 'Which land is the {} in?'), RIVERS, 'The {} flows through {}.')]
 
+# %% ../../nbs/paper/08_plain_pairs.ipynb #448e32a0
 def _with_article(thing, table): # 'an oven', but 'bread'
     return _a(thing) if table in (TOOLS, HOMES) else thing
 
@@ -156,6 +157,7 @@ def _first_letter(rnd):
     while right[0] == wrong[0]: wrong = rnd.choice(WORDS)
     return f'Write a word that begins with the letter {right[0]}.', right, wrong
 
+# %% ../../nbs/paper/08_plain_pairs.ipynb #85b8b630
 def _sorted_words(rnd):
     words,forward = rnd.sample(WORDS, 3),rnd.random() < .5
     right = sorted(words, reverse=not forward)
@@ -258,6 +260,7 @@ def draw_rows(
     if len(out) >= n: return list(out)[:n]
     raise UsageError(f'{kind}: only {counted(len(out), "row")} can be made, {n} are asked for; ask for fewer')
 
+# %% ../../nbs/paper/08_plain_pairs.ipynb #39d227a0
 def split_rows(
     rows,           # (question, chosen, rejected)
     held_out:float, # Share of the questions that are held out

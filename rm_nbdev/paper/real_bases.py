@@ -211,6 +211,7 @@ def score_words(
             if not study.scored: values.main([f'{run}@final', *how[:-1], str(run/'values-54')])
         tell(f'words of {run.name} scored ({i} of {len(runs_of(study))})')
 
+# %% ../../nbs/paper/11_real_bases.ipynb #1220af00
 def score_vocabularies(
     study:Study,
     tell=print, # Called with a sentence for each model
@@ -308,6 +309,7 @@ def make_results(
     write_text(study.top/'words.csv', csv_text(words.round(dict(difference=4, mwlr=6))))
     return results, words
 
+# %% ../../nbs/paper/11_real_bases.ipynb #db998c20
 def report(
     results:pd.DataFrame, # Columns `COLUMNS`
     words:pd.DataFrame,   # From `word_table`

@@ -61,6 +61,7 @@ def _curve(df, kind, name): # As `curve`; quicker where steps ascend and nothing
     plain = values.dtype == float and np.isfinite(values).all() and (np.diff(steps) > 0).all()
     return pd.DataFrame(dict(step=steps, value=values)) if plain else curve(df, kind, name)
 
+# %% ../../nbs/plots/10_plot.ipynb #5340d2b0
 def group_panels(
     events:Sequence[pd.DataFrame], # Of each run
     groups:RunGroups,              # From `group_runs`

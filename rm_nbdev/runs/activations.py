@@ -112,6 +112,7 @@ def _in_depth(config, base_config, dim): # Costs of all layers and of one, (2, 2
     each = (_cost_of(config, _reduced(base_config, 1+period, dim))[0] - one)/period
     return np.stack([one + (n-1)*each, each]), packs
 
+# %% ../../nbs/runs/09_activations.ipynb #f90d7f00
 def _costs(config, base_config): # The same for the real size of heads
     dim = _head_dim(base_config.get_text_config())
     if dim <= _DIRECT: return _in_depth(config, base_config, dim)

@@ -123,6 +123,7 @@ def shared_out(
     loader.batch_sampler.batch_sampler = Shares(own.batch_sampler, own.num_processes, own.process_index)
     return _tells_epoch(loader)
 
+# %% ../../nbs/training/11_batches.ipynb #63b99460
 def on_host(
     loader, # From `accelerate`
 ):          # The same loader

@@ -352,6 +352,7 @@ def _other_processes(was, now): # Sentences: what is told, and what is wrong, of
 
 def _text(value): return ' '.join(map(str, value)) if isinstance(value, list) else value
 
+# %% ../../nbs/training/06_resume.ipynb #2a22c4b0
 def compare(
     resume:Resume, # From `find_resume`
     now:dict,      # From `same_settings`
